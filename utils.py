@@ -1,7 +1,6 @@
-"""Seeds, files and errors: what every room needs and what knows nothing of diffusion.
+"""Files and errors: what every room needs and what knows nothing of diffusion. Importing it costs no torch.
 
 * `CommandError`: a mistake of the caller's, shown as one line and exit status 2.
-* `Noise`: random numbers that are a function of (seed, sample index, step), whatever the batch size or process count.
 * `atomic`, `write_json`, `write_npz`, `save_checkpoint`: a file is whole or absent, never half written.
 * `read_npz`, `load_checkpoint`: reading that can not run code.
 """
@@ -19,84 +18,12 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import torch
 
 CHECKPOINT_FORMAT = 1
 
 
 class CommandError(Exception):
     """A mistake of the caller's. The message is one line that names the culprit and the cure."""
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Randomness as a function of its place
-
-_MASK = (1 << 64) - 1
-_GAMMA = 0x9E3779B97F4A7C15  # SplitMix64 (Steele, Lea & Flood, OOPSLA 2014): the odd number nearest 2^64 / golden ratio
-_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-
-
-def _signed(value: int) -> int:
-    """The 64-bit pattern of `value` as torch's signed int64 writes it."""
-    value &= _MASK
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _shift_xor(bits, shift: int):
-    """bits ^ (bits >> shift), the shift being a logical one: torch's int64 shift copies the sign."""
-    return bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))
-
-
-def _mix(bits: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's finaliser: a bijection of int64 that makes neighbours look independent."""
-    bits = _shift_xor(bits, 30) * _signed(_MULTIPLIERS[0])
-    bits = _shift_xor(bits, 27) * _signed(_MULTIPLIERS[1])
-    return _shift_xor(bits, 31)
-
-
-class Noise:
-    """Random numbers for a batch of numbered samples, drawn from (seed, index, step, stream) and nothing else.
-
-    seed    the experiment's seed
-    index   [B] integers: which sample (of the run, of the global batch) each row is
-    step    the training or sampling step
-    """
-
-    def __init__(self, seed: int, index: torch.Tensor, step: int = 0):
-        self.seed, self.index, self.step = seed, index.long(), step
-
-    def at(self, step: int) -> Noise:
-        """The same samples at another step."""
-        return Noise(self.seed, self.index, step)
-
-    def _bits(self, stream: str, count: int) -> torch.Tensor:
-        """[B, count] int64, uniform over all bit patterns."""
-        device = self.index.device
-        place = torch.tensor(_signed(zlib.crc32(stream.encode()) + (self.seed << 32)), device=device)
-        key = _mix(_mix(_mix(place) + self.step) + self.index)  # [B]
-        counter = torch.arange(1, count + 1, device=device) * _signed(_GAMMA)
-        return _mix(key[:, None] + counter)
-
-    def uniform(self, stream: str, *shape: int) -> torch.Tensor:
-        """[B, *shape] float32 in the open interval (0, 1)."""
-        bits = self._bits(stream, int(np.prod(shape, dtype=int)))
-        unit = (((bits >> 41) & 0x7FFFFF).float() + 0.5) * 2.0**-23
-        return unit.reshape(len(self.index), *shape)
-
-    def normal(self, stream: str, *shape: int) -> torch.Tensor:
-        """[B, *shape] float32, standard normal, by Box and Muller's transform."""
-        count = int(np.prod(shape, dtype=int))
-        bits = self._bits(stream, (count + 1) // 2)
-        radius = (-2.0 * torch.log((((bits >> 40) & 0xFFFFFF).float() + 0.5) * 2.0**-24)).sqrt()
-        angle = (bits & 0xFFFFFF).float() * (2.0 * torch.pi * 2.0**-24)
-        pair = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)  # [B, pairs, 2]
-        return pair.flatten(1)[:, :count].reshape(len(self.index), *shape)
-
-
-def seed_dropout(seed: int, step: int, rank: int = 0) -> None:
-    """Make torch's global generator, which dropout alone uses, a function of the step. For the training loop only."""
-    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:7], "little"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -132,7 +59,7 @@ def write_json(path: str | Path, record: dict) -> None:
 
 
 def _jsonable(value):
-    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+    if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, Path):
         return str(value)
@@ -171,6 +98,8 @@ def read_npz(path: str | Path, *required: str) -> dict[str, np.ndarray]:
 
 def save_checkpoint(path: str | Path, record: dict) -> None:
     """Write tensors and plain values; `record` gets the format version."""
+    import torch
+
     with atomic(path) as temporary:
         try:
             torch.save({"format": CHECKPOINT_FORMAT, **record}, temporary)
@@ -178,8 +107,10 @@ def save_checkpoint(path: str | Path, record: dict) -> None:
             raise OSError(None, str(error).splitlines()[0]) from error
 
 
-def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> dict:
+def load_checkpoint(path: str | Path, device = "cpu") -> dict:
     """Read what `save_checkpoint` wrote. Raises CommandError where the file is absent, broken or of another kind."""
+    import torch
+
     path = Path(path)
     if not path.is_file():
         raise CommandError(f"checkpoint {path} does not exist")
@@ -204,4 +135,6 @@ def file_hash(path: str | Path) -> str:
 
 def versions() -> dict[str, str]:
     """What a reader needs to repeat a number."""
+    import torch
+
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
