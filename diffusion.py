@@ -1,0 +1,288 @@
+"""The mathematics of the noise: the channel, its schedules, the Gaussian reference and the training objectives.
+
+Everything speaks log-SNR, written `logsnr` ("a" in the equations):
+
+    x_noisy = sqrt(sigmoid(a)) x + sqrt(sigmoid(-a)) eps           (variance preserving; VDM, Kingma et al. 2021, eq. 1)
+
+Schedules and moments are float64; the channel itself runs in the precision of the images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The channel
+
+
+def per_sample(value: Tensor, like: Tensor) -> Tensor:
+    """[B] -> [B, 1, ...], to multiply with `like` [B, ...], in its precision."""
+    return value.to(like.dtype).reshape(-1, *[1] * (like.dim() - 1))
+
+
+def diffuse(x: Tensor, logsnr: Tensor, eps: Tensor) -> Tensor:
+    """Noisy x at log-SNR. x, eps [B, *shape]; logsnr [B] -> [B, *shape]."""
+    signal, noise = torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+    return per_sample(signal, x) * x + per_sample(noise, x) * eps
+
+
+def predict_x(x_noisy: Tensor, logsnr: Tensor, eps_hat: Tensor) -> Tensor:
+    """The clean image that a noise estimate implies: sqrt(1 + e^-a) x_noisy - e^(-a/2) eps_hat."""
+    return per_sample((1 + torch.exp(-logsnr)).sqrt(), x_noisy) * x_noisy - per_sample(
+        torch.exp(-logsnr / 2), x_noisy
+    ) * eps_hat
+
+
+def predict_eps(x_noisy: Tensor, logsnr: Tensor, x_hat: Tensor) -> Tensor:
+    """The noise that an estimate of the clean image implies; the inverse of `predict_x`."""
+    return per_sample((1 + torch.exp(logsnr)).sqrt(), x_noisy) * x_noisy - per_sample(
+        torch.exp(logsnr / 2), x_noisy
+    ) * x_hat
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Schedules: discrete steps 1 .. T and their log-SNR
+
+
+class Schedule:
+    """A table of log-SNRs for the steps 1 .. T of a discrete diffusion, and its continuous inverse.
+
+    betas           [T] float64, the variances of the steps (DDPM, Ho et al. 2020, sec. 2)
+    logsnr_table    [T] float64, entry i is log(abar / (1 - abar)) after i + 1 steps: falling
+    """
+
+    def __init__(self, betas: Tensor):
+        self.betas = betas.double()
+        log_abar = torch.log1p(-self.betas).cumsum(0)
+        self.logsnr_table = log_abar - torch.log(-torch.expm1(log_abar))
+        self.steps = len(betas)
+
+    @property
+    def logsnr_range(self) -> tuple[float, float]:
+        """(lowest, highest) log-SNR that the discrete steps reach."""
+        return self.logsnr_table[-1].item(), self.logsnr_table[0].item()
+
+    def logsnr(self, step: Tensor) -> Tensor:
+        """log-SNR at (fractional) steps >= 1: piecewise linear through the table, extended linearly at both ends."""
+        place = step.double() - 1
+        below = place.floor().long().clamp(0, self.steps - 2)
+        table = self.logsnr_table.to(step.device)
+        return table[below] + (place - below) * (table[below + 1] - table[below])
+
+    def step_of(self, logsnr: Tensor) -> Tensor:
+        """The (fractional) step whose log-SNR this is: `logsnr`'s inverse, each element its own, float64."""
+        table = self.logsnr_table.to(logsnr.device)
+        above = torch.searchsorted(-table, -logsnr.double()).clamp(1, self.steps - 1)
+        share = (logsnr.double() - table[above - 1]) / (table[above] - table[above - 1])
+        return above + share  # entry above - 1 is step `above`
+
+    def grid(self, steps: int, spacing: str = "time") -> Tensor:
+        """Log-SNRs for a sampler of that many steps, from noise to data: [steps + 1] float64, the last +inf.
+
+        'time' spaces the discrete steps evenly, 'logsnr' their log-SNRs. With steps = T and 'time' it is the table
+        itself, backwards, and then clean data.
+        """
+        low, high = self.logsnr_range
+        if spacing == "logsnr":
+            levels = torch.linspace(low, high, steps, dtype=torch.float64)
+        else:
+            levels = self.logsnr_table[torch.linspace(self.steps, 1, steps, dtype=torch.float64).round().long() - 1]
+        return torch.cat([levels, levels.new_tensor([math.inf])])
+
+
+def linear_schedule(beta1: float, betaT: float, steps: int) -> Schedule:
+    """Evenly spaced betas (DDPM, sec. 4). InfoDiffusion: 1e-5 .. 1e-2 over 1,000 steps."""
+    return Schedule(torch.linspace(beta1, betaT, steps, dtype=torch.float64))
+
+
+def cosine_schedule(steps: int) -> Schedule:
+    """abar follows a squared cosine (Nichol & Dhariwal 2021, eq. 17), each beta at most .999."""
+    time = torch.arange(steps + 1, dtype=torch.float64) / steps
+    f = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+    return Schedule((1 - f[1:] / f[:-1]).clamp(max=0.999))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The Gaussian reference: what the data's first two moments alone know
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, basis diag(variances) basis^T), the control variate of ITD and the source of its log-SNR range.
+
+    mean        [d] float64
+    variances   [d] float64, eigenvalues, floored
+    basis       [d, d] eigenvectors in columns, or None for a diagonal covariance
+    """
+
+    mean: Tensor
+    variances: Tensor
+    basis: Tensor | None
+
+    @classmethod
+    def fit(cls, batches, lattice_step: float | None, full_up_to: int = 3072) -> Gaussian:
+        """Moments of float batches [B, *shape] in one pass; the full covariance up to `full_up_to` dimensions.
+
+        lattice_step    spacing D of the values, which floors the eigenvalues at D^2 / 12; None: at 1e-6 of the largest
+        """
+        count, total, square = 0, 0.0, 0.0
+        for batch in batches:
+            rows = batch.flatten(1).double()
+            full = rows.shape[1] <= full_up_to
+            count, total = count + len(rows), total + rows.sum(0)
+            square = square + (rows.T @ rows if full else (rows**2).sum(0))
+        mean = total / count
+        if full:
+            variances, basis = torch.linalg.eigh(square / count - torch.outer(mean, mean))
+        else:
+            variances, basis = square / count - mean**2, None
+        floor = lattice_step**2 / 12 if lattice_step else 1e-6 * variances.max().item()
+        return cls(mean, variances.clamp(min=floor), basis)
+
+    def to(self, device) -> Gaussian:
+        return Gaussian(self.mean.to(device), self.variances.to(device),
+                        None if self.basis is None else self.basis.to(device))  # fmt: skip
+
+    def state(self) -> dict:
+        """Plain tensors for a checkpoint; the basis in float32, which its use is in."""
+        basis = None if self.basis is None else self.basis.float()
+        return {"mean": self.mean, "variances": self.variances, "basis": basis}
+
+    @classmethod
+    def from_state(cls, state: dict) -> Gaussian:
+        return cls(state["mean"], state["variances"], state["basis"])
+
+    def rotate(self, rows: Tensor) -> Tensor:
+        """Coordinates along the eigenvectors. [B, d] -> [B, d]."""
+        return rows if self.basis is None else rows @ self.basis.to(rows.dtype)
+
+    def rotate_back(self, rows: Tensor) -> Tensor:
+        return rows if self.basis is None else rows @ self.basis.to(rows.dtype).T
+
+    def denoise(self, x_noisy: Tensor, logsnr: Tensor, z: None = None) -> Tensor:
+        """The Gaussian's own optimal denoiser (ITD, eq. 6): sqrt(s(-a)) (s(a) Sigma + s(-a) I)^-1 (x - sqrt(s(a)) mu).
+
+        Follows the denoiser contract. [B, *shape], [B] -> [B, *shape].
+        """
+        a = logsnr[:, None].to(x_noisy.dtype)
+        rows = self.rotate(x_noisy.flatten(1) - torch.sigmoid(a).sqrt() * self.mean.to(x_noisy.dtype))
+        spread = torch.sigmoid(a) * self.variances.to(x_noisy.dtype) + torch.sigmoid(-a)  # [B, d]
+        return self.rotate_back(torch.sigmoid(-a).sqrt() * rows / spread).reshape(x_noisy.shape)
+
+    def nll_nats(self, x: Tensor) -> Tensor:
+        """-log N(x; mean, Sigma) in nats, float64. [B, *shape] -> [B]."""
+        y = self.rotate(x.flatten(1).double() - self.mean)
+        return 0.5 * (y**2 / self.variances + self.variances.log() + math.log(2 * math.pi)).sum(1)
+
+    def mmse(self, logsnr: Tensor) -> Tensor:
+        """g(a) = sum_i s(a + log variance_i): the optimal error on the Gaussian itself. [K] -> [K]."""
+        return torch.sigmoid(logsnr.double()[:, None] + self.variances.log()).sum(1)
+
+    @property
+    def loc(self) -> float:
+        """Where the logistic over log-SNR is centred: minus the mean log-variance."""
+        return -self.variances.log().mean().item()
+
+    @property
+    def scale(self) -> float:
+        """Scale of the logistic with the variance of the spectrum's own: sqrt(1 + 3/pi^2 Var(log variance))."""
+        return math.sqrt(1 + 3 / math.pi**2 * self.variances.log().var(unbiased=False).item())
+
+    @property
+    def logsnr_range(self) -> tuple[float, float]:
+        """Integration range [L, R] that leaves the Gaussian's tails behind it; R is kept where float32 still works."""
+        logs = self.variances.log()
+        return -logs.max().item() - 8, min(-logs.min().item() + 8, 25.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which log-SNRs are visited
+
+
+@dataclass(frozen=True)
+class LogSNRProposal:
+    """A logistic over log-SNR truncated at [low, high], with a tenth of uniform mixed in so that weights stay bounded.
+
+    Integral_low^high f(a) da = E[weight(a) f(a)] for a drawn from it; weight = 1 / density.
+    """
+
+    loc: float
+    scale: float
+    low: float
+    high: float
+    uniform: float = 0.1
+
+    def draw(self, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-SNRs and their weights from numbers in (0, 1), strata of which fall into strata. [...] -> two [...]."""
+        u = unit.double()
+        p_low, p_high = self._cdf(self.low), self._cdf(self.high)
+        flat = self.low + (self.high - self.low) * u / self.uniform
+        p = p_low + (p_high - p_low) * ((u - self.uniform) / (1 - self.uniform)).clamp(0, 1)
+        logistic = self.loc + self.scale * torch.logit(p)
+        a = torch.where(u < self.uniform, flat, logistic).clamp(self.low, self.high)
+        return a, self.weight(a)
+
+    def weight(self, logsnr: Tensor) -> Tensor:
+        v = (logsnr - self.loc) / self.scale
+        kept = self._cdf(self.high) - self._cdf(self.low)
+        logistic = torch.sigmoid(v) * torch.sigmoid(-v) / (self.scale * kept)
+        return 1 / ((1 - self.uniform) * logistic + self.uniform / (self.high - self.low))
+
+    def _cdf(self, a: float) -> float:
+        return 1 / (1 + math.exp(-(a - self.loc) / self.scale))
+
+
+def proposal_for(gaussian: Gaussian, loc: float | None = None, scale: float | None = None,
+                 clip: float | None = None) -> LogSNRProposal:  # fmt: skip
+    """The proposal that a data set's spectrum asks for; each given value replaces the data's."""
+    loc = gaussian.loc if loc is None else loc
+    scale = gaussian.scale if scale is None else scale
+    low, high = gaussian.logsnr_range if clip is None else (loc - clip * scale, loc + clip * scale)
+    return LogSNRProposal(loc, scale, low, high)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training objectives: a distribution over log-SNR, with weights
+
+
+class SimpleObjective:
+    """Mean squared noise error at uniformly drawn discrete steps (DDPM, eq. 14)."""
+
+    unit = "mean squared error"
+
+    def __init__(self, schedule: Schedule):
+        self.schedule = schedule
+        self.logsnr_range = schedule.logsnr_range
+
+    def draw(self, unit: Tensor) -> Tensor:
+        """[B] in (0, 1) -> log-SNR [B] float32."""
+        step = (unit.double() * self.schedule.steps).floor() + 1
+        return self.schedule.logsnr(step).float()
+
+    def loss(self, x: Tensor, x_noisy: Tensor, logsnr: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
+        """[B]: the squared error averaged over dimensions."""
+        return (eps - eps_hat).float().square().flatten(1).mean(1)
+
+
+class ITDObjective:
+    """The likelihood bound from one log-SNR a sample, in nats (Kong et al. 2023, eq. 9, with a Gaussian reference)."""
+
+    unit = "nats"
+
+    def __init__(self, proposal: LogSNRProposal, gaussian: Gaussian):
+        self.proposal, self.gaussian = proposal, gaussian
+        self.logsnr_range = (proposal.low, proposal.high)
+
+    def draw(self, unit: Tensor) -> Tensor:
+        return self.proposal.draw(unit)[0].float()
+
+    def loss(self, x: Tensor, x_noisy: Tensor, logsnr: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
+        """[B] nats: -log N(x; mu, Sigma) + weight/2 (|eps - eps_hat|^2 - |eps - eps_G|^2)."""
+        error = (eps - eps_hat).float().square().flatten(1).sum(1)
+        reference = (eps - self.gaussian.denoise(x_noisy, logsnr)).square().flatten(1).sum(1)
+        weight = self.proposal.weight(logsnr.double()).float()
+        return self.gaussian.nll_nats(x).float() + 0.5 * weight * (error - reference)
