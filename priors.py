@@ -18,7 +18,8 @@ def regular(noise: Noise, a_dim: int) -> Tensor:
 def ten_mix(noise: Noise, a_dim: int) -> Tensor:
     """Every pair of dimensions a draw of a ten-armed mixture. -> [B, a_dim], a_dim even
 
-    Arm k: radial deviation .5, tangential .1, centre 1.4 from the origin, rotated by 2 pi k / 10 (Makhzani et al. 2015).
+    Arm k: radial deviation .5, tangential .1, centre 1.4 from the origin, rotated by 2 pi k / 10
+    (Makhzani et al. 2015).
     """
     pairs = a_dim // 2
     angle = (noise.uniform("arm", pairs) * 10).floor() * (2 * math.pi / 10)
