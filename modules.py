@@ -1,0 +1,334 @@
+"""Networks: tensors to tensors, with no idea of the goal.
+
+    UNet         (x [B,C,H,W], logsnr [B], z [B,z_dim]) -> [B,C',H,W]; the denoiser, and without time and z the encoder
+    Decoder      z [B,a_dim] -> [B,C,H,W], for the VAE family
+    LatentMLP    (z [B,a_dim], logsnr [B]) -> [B,a_dim], the denoiser of latent diffusion
+    PointMLP     (x [B,n], logsnr [B], z) -> [B,n], the denoiser of points
+    Classifier   x [B,C,H,W] -> logits [B,classes], whose features serve the offline Frechet distance
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """GroupNorm 32, or as many groups as narrow layers can be cut into."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """Start a layer at zero, so that the block around it starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def sinusoids(value: Tensor, features: int, slowest: float = 1e-2, fastest: float = 4.0) -> Tensor:
+    """Sines and cosines of `value` at geometric frequencies, radians a unit. [...] -> [..., features]
+
+    The default range resolves a quarter of a unit of log-SNR and does not repeat within a thousand.
+    """
+    count = features // 2
+    frequency = torch.exp(torch.linspace(math.log(slowest), math.log(fastest), count, device=value.device))
+    angle = value.float()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """log-SNR [B] -> [B, width]."""
+
+    def __init__(self, features: int, width: int):
+        super().__init__()
+        self.features = features + features % 2
+        self.layers = nn.Sequential(nn.Linear(self.features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, logsnr: Tensor) -> Tensor:
+        return self.layers(sinusoids(logsnr, self.features))
+
+
+class LatentEmbedding(nn.Module):
+    """z [B, z_dim] -> [B, width] for AdaNorm, or tokens [B, z_dim, width] for cross-attention.
+
+    With `null`, a learned embedding stands for "no z": for every sample where z is None, for some by `keep` [B] bool.
+    """
+
+    def __init__(self, z_dim: int, width: int, tokens: bool, null: bool):
+        super().__init__()
+        self.tokens = tokens
+        if tokens:  # EncDiff (Yang et al. 2024), sec. 3.2: every scalar its own concept token
+            self.first = nn.Parameter(torch.randn(z_dim, width))
+            self.bias = nn.Parameter(torch.randn(z_dim, width))
+        else:
+            self.first = nn.Linear(z_dim, width)
+        self.last = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
+        shape = (z_dim, width) if tokens else (width,)
+        self.null = nn.Parameter(torch.randn(shape) * 0.02) if null else None
+
+    def forward(self, z: Tensor | None, keep: Tensor | None, batch: int) -> Tensor:
+        if z is None:
+            return self.null.expand(batch, *self.null.shape)
+        first = z[:, :, None] * self.first + self.bias if self.tokens else self.first(z)
+        embedding = self.last(first)
+        if keep is None:
+            return embedding
+        return torch.where(keep.reshape(-1, *[1] * (embedding.dim() - 1)), embedding, self.null.to(embedding.dtype))
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over the pixels, or cross-attention to tokens [B, T, token_width]."""
+
+    def __init__(self, channels: int, token_width: int = 0):
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.query = nn.Linear(channels, channels)
+        self.key_value = nn.Linear(token_width or channels, 2 * channels)
+        self.out = zero(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
+        pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, HW, C]
+        key, value = self.key_value(pixels if tokens is None else tokens).chunk(2, dim=-1)
+        mixed = F.scaled_dot_product_attention(self.query(pixels), key, value)
+        return x + self.out(mixed).transpose(1, 2).reshape(x.shape)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions around a residual; between them AdaNorm by the time and, where there is one, by z.
+
+    h = norm(h) (1 + scale_t) + shift_t, then h (1 + scale_z) + shift_z (InfoDiffusion, sec. 3.3), then SiLU, dropout.
+    """
+
+    def __init__(self, inside: int, outside: int, dropout: float, time_width: int = 0, z_width: int = 0):
+        super().__init__()
+        self.norm1, self.norm2 = group_norm(inside), group_norm(outside)
+        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
+        self.conv2 = zero(nn.Conv2d(outside, outside, 3, padding=1))
+        self.by_time = nn.Linear(time_width, 2 * outside) if time_width else None
+        self.by_z = nn.Linear(z_width, 2 * outside) if z_width else None
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor | None, z: Tensor | None) -> Tensor:
+        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        modulation = self.modulation(time, z)
+        if modulation is not None:
+            scale, shift = modulation
+            h = torch.addcmul(shift[:, :, None, None], h, scale[:, :, None, None])
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+
+    def modulation(self, time: Tensor | None, z: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """The two modulations as one (scale, shift), each [B, C]: composed here, where they are small."""
+        if self.by_time is None:
+            return None
+        scale, shift = self.by_time(time).chunk(2, dim=1)
+        scale = 1 + scale
+        if self.by_z is not None:
+            scale_z, shift_z = self.by_z(z).chunk(2, dim=1)
+            scale, shift = scale * (1 + scale_z), shift * (1 + scale_z) + shift_z
+        return scale, shift
+
+
+class Stage(nn.Module):
+    """A residual block with what follows it: self-attention, cross-attention to z."""
+
+    def __init__(self, inside: int, outside: int, dropout: float, attention: bool, time_width: int, z_width: int,
+                 tokens: bool):  # fmt: skip
+        super().__init__()
+        self.block = ResBlock(inside, outside, dropout, time_width, 0 if tokens else z_width)
+        self.attention = Attention(outside) if attention else None
+        self.cross = Attention(outside, z_width) if tokens and z_width else None
+
+    def forward(self, x: Tensor, time: Tensor | None, z: Tensor | None) -> Tensor:
+        x = self.block(x, time, z)
+        if self.attention is not None:
+            x = self.attention(x)
+        return x if self.cross is None else self.cross(x, z)
+
+
+class UNet(nn.Module):
+    """The published U-Net: two residual blocks a level going down, three going up, attention at the third level.
+
+    channels, multipliers   width of the first level, and each level's multiple of it; a level halves the size
+    time                    conditioned on log-SNR (the denoiser) or not (the encoder)
+    z_dim                   dimensions of z, or 0
+    null                    learn an embedding for "no z"
+    conditioning            'adanorm' or 'crossattn'
+    bottleneck              z acts in the middle only
+    """
+
+    def __init__(self, inside: int, outside: int, channels: int, multipliers: tuple[int, ...], dropout: float, *,
+                 time: bool = True, z_dim: int = 0, null: bool = False, conditioning: str = "adanorm",
+                 bottleneck: bool = False):  # fmt: skip
+        super().__init__()
+        width = 4 * channels
+        tokens = conditioning == "crossattn"
+        self.z_dim = z_dim
+        self.embed_time = TimeEmbedding(channels, width) if time else None
+        self.embed_z = LatentEmbedding(z_dim, width, tokens, null) if z_dim else None
+        time_width, z_width = width if time else 0, width if z_dim else 0
+
+        def stage(inside, outside, level=None):
+            acts = 0 if bottleneck and level is not None else z_width
+            attention = level is None or level == 2
+            return Stage(inside, outside, dropout, attention, time_width, acts, tokens)
+
+        widths = [channels * m for m in multipliers]
+        self.first = nn.Conv2d(inside, channels, 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        skips, current = [channels], channels
+        for level, wide in enumerate(widths):
+            for _ in range(2):
+                self.down.append(stage(current, wide, level))
+                skips.append(wide)
+                current = wide
+            if level < len(widths) - 1:
+                self.down.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
+                skips.append(current)
+        self.middle = nn.ModuleList([stage(current, current), Stage(current, current, dropout, False, time_width,
+                                                                    z_width, tokens)])  # fmt: skip
+        for level, wide in reversed(list(enumerate(widths))):
+            for _ in range(3):
+                self.up.append(stage(current + skips.pop(), wide, level))
+                current = wide
+            if level > 0:
+                self.up.append(nn.Conv2d(current, current, 3, padding=1))
+        self.last = nn.Sequential(group_norm(current), nn.SiLU(), nn.Conv2d(current, outside, 3, padding=1))
+        if time:
+            zero(self.last[-1])
+
+    def forward(self, x: Tensor, logsnr: Tensor | None = None, z: Tensor | None = None,
+                keep: Tensor | None = None) -> Tensor:  # fmt: skip
+        """x [B,C,H,W], logsnr [B], z [B,z_dim] or None, keep [B] bool (where False, z counts as None)."""
+        time = None if self.embed_time is None else self.embed_time(logsnr)
+        condition = None if self.embed_z is None else self.embed_z(z, keep, len(x))
+        if condition is not None and not self.embed_z.tokens:
+            condition = F.silu(condition)
+        x = self.first(x)
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, time, condition) if isinstance(layer, Stage) else layer(x)
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, time, condition)
+        for layer in self.up:
+            if isinstance(layer, Stage):
+                x = layer(torch.cat([x, skips.pop()], dim=1), time, condition)
+            else:
+                x = layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.last(x)
+
+
+class Encoder(nn.Module):
+    """x [B,C,H,W] -> [B, outputs]: the U-Net down and up to one channel, then linear (InfoDiffusion, app. C)."""
+
+    def __init__(self, inside: int, size: int, outputs: int, channels: int, multipliers: tuple[int, ...],
+                 dropout: float):  # fmt: skip
+        super().__init__()
+        self.unet = UNet(inside, 1, channels, multipliers, dropout, time=False)
+        self.head = nn.Linear(size * size, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.unet(x).flatten(1))
+
+
+class Decoder(nn.Module):
+    """z [B, a_dim] -> [B,C,H,W]: the ascending half of a U-Net, without skips."""
+
+    def __init__(self, outside: int, size: int, a_dim: int, channels: int, multipliers: tuple[int, ...],
+                 dropout: float):  # fmt: skip
+        super().__init__()
+        widths = [channels * m for m in multipliers]
+        self.shape = (widths[-1], size >> (len(widths) - 1), size >> (len(widths) - 1))
+        self.first = nn.Linear(a_dim, math.prod(self.shape))
+        self.layers, current = nn.ModuleList(), widths[-1]
+        for level, wide in reversed(list(enumerate(widths))):
+            for _ in range(2):
+                self.layers.append(Stage(current, wide, dropout, level == 2, 0, 0, False))
+                current = wide
+            if level > 0:
+                self.layers.append(nn.Conv2d(current, current, 3, padding=1))
+        self.last = nn.Sequential(group_norm(current), nn.SiLU(), nn.Conv2d(current, outside, 3, padding=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.first(z).reshape(-1, *self.shape)
+        for layer in self.layers:
+            x = layer(x, None, None) if isinstance(layer, Stage) else layer(F.interpolate(x, scale_factor=2.0))
+        return self.last(x)
+
+
+class LatentMLP(nn.Module):
+    """The denoiser of latents (DiffAE, Preechakul et al. 2022, app. A.1): an MLP that sees its input at every layer."""
+
+    def __init__(self, a_dim: int, layers: int = 10, time_features: int = 64):
+        super().__init__()
+        width = 4 * a_dim
+        self.embed_time = TimeEmbedding(time_features, time_features)
+        sizes = [a_dim] + [width + a_dim] * (layers - 1)
+        self.layers = nn.ModuleList(nn.Linear(size, width) for size in sizes[:-1])
+        self.by_time = nn.ModuleList(nn.Linear(time_features, width) for _ in sizes[:-1])
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in sizes[:-1])
+        self.last = nn.Linear(sizes[-1], a_dim)
+
+    def forward(self, x: Tensor, logsnr: Tensor, z: Tensor | None = None) -> Tensor:
+        time, h = self.embed_time(logsnr), x
+        for layer, by_time, norm in zip(self.layers, self.by_time, self.norms, strict=True):
+            h = F.silu(norm(layer(h) * (1 + by_time(time))))
+            h = torch.cat([h, x], dim=1)
+        return self.last(h)
+
+
+class PointMLP(nn.Module):
+    """The denoiser of points: sinusoidal features of every coordinate and of log-SNR, residual hidden layers."""
+
+    def __init__(self, dim: int, hidden: int, z_dim: int = 0, null: bool = False, layers: int = 3, features: int = 16):
+        super().__init__()
+        self.z_dim, self.features = z_dim, features
+        self.embed_time = TimeEmbedding(32, hidden)
+        self.embed_z = LatentEmbedding(z_dim, hidden, tokens=False, null=null) if z_dim else None
+        self.first = nn.Linear(dim * (1 + features), hidden)
+        self.layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers))
+        self.by_time = nn.ModuleList(nn.Linear(hidden, 2 * hidden) for _ in range(layers))
+        self.last = zero(nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor, logsnr: Tensor, z: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        time = self.embed_time(logsnr)
+        if self.embed_z is not None:
+            time = time + self.embed_z(z, keep, len(x))
+        waves = sinusoids(x, self.features, slowest=0.5, fastest=8.0).flatten(1)
+        h = self.first(torch.cat([x, waves], dim=1))
+        for layer, by_time in zip(self.layers, self.by_time, strict=True):
+            scale, shift = by_time(time).chunk(2, dim=1)
+            h = h + layer(F.silu(torch.addcmul(shift, h, 1 + scale)))
+        return self.last(F.silu(h))
+
+
+def mlp(inside: int, hidden: int, outside: int) -> nn.Sequential:
+    """Encoder or decoder of points: two hidden layers."""
+    return nn.Sequential(nn.Linear(inside, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
+                         nn.Linear(hidden, outside))  # fmt: skip
+
+
+class Classifier(nn.Module):
+    """A small image classifier. `features` [B, 4 width] are what the offline Frechet distance compares."""
+
+    def __init__(self, channels: int, size: int, classes: int, width: int = 32):
+        super().__init__()
+        layers, inside = [], channels
+        for level, outside in enumerate((width, 2 * width, 4 * width)):
+            stride = 2 if level and size >= 8 else 1
+            layers += [nn.Conv2d(inside, outside, 3, stride=stride, padding=1), group_norm(outside), nn.SiLU(),
+                       nn.Conv2d(outside, outside, 3, padding=1), group_norm(outside), nn.SiLU()]  # fmt: skip
+            inside = outside
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(inside, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[B,C,H,W] in [-1, 1] -> [B, 4 width]."""
+        return self.layers(x).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
