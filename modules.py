@@ -207,7 +207,8 @@ class UNet(nn.Module):
         condition = None if self.embed_z is None else self.embed_z(z, keep, len(x))
         if condition is not None and not self.embed_z.tokens:
             condition = F.silu(condition)
-        x = self.first(x)
+        with torch.autocast(x.device.type, enabled=False):  # half precision would round the noise away at high log-SNR
+            x = self.first(x.float())
         skips = [x]
         for layer in self.down:
             x = layer(x, time, condition) if isinstance(layer, Stage) else layer(x)

@@ -64,6 +64,14 @@ class Noise:
         unit = (((bits >> 41) & 0x7FFFFF).float() + 0.5) * 2.0**-23
         return unit.reshape(len(self.index), *shape)
 
+    def spread(self, stream: str) -> torch.Tensor:
+        """[B] in (0, 1), evenly spread over consecutive indices: a golden-ratio rotation of one uniform draw a step.
+
+        Each value alone is uniform; a batch of them estimates an average over the unit interval with less variance.
+        """
+        start = Noise(self.seed, torch.zeros_like(self.index[:1]), self.step).uniform(stream).double()
+        return ((start + self.index.double() * 0.6180339887498949) % 1).clamp(2.0**-24, 1 - 2.0**-24).float()
+
     def normal(self, stream: str, *shape: int) -> torch.Tensor:
         """[B, *shape] float32, standard normal, by Box and Muller's transform."""
         count = int(np.prod(shape, dtype=int))

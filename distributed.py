@@ -1,0 +1,75 @@
+"""Many processes: who am I, and how do tensors meet. Without torchrun every function is the identity of one process."""
+
+from __future__ import annotations
+
+import datetime
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start(device: torch.device) -> None:
+    """Join the process group that torchrun announces in the environment, if it does."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def world() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def share(count: int) -> range:
+    """This process's share of `count` numbered things: every world-th, from its rank."""
+    return range(rank(), count, world())
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all processes, in rank order, gradient included. [B, ...] -> [world B, ...]; equal B everywhere."""
+    if not dist.is_initialized():
+        return x
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(x.contiguous()))
+
+
+def gather_objects(value) -> list:
+    """Every process's (picklable) value, in rank order, on every process."""
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def mean(x: Tensor) -> Tensor:
+    """Average over processes of a tensor without gradient."""
+    if dist.is_initialized():
+        x = x.clone()
+        dist.all_reduce(x)
+        x /= dist.get_world_size()
+    return x

@@ -1,0 +1,316 @@
+"""What a model is made of, and what it minimises.
+
+    Diffusion         plain diffusion (DDPM; ITD)
+    InfoDiff          a diffusion decoder of z beside an encoder; both weights 0: the diffusion autoencoder
+    VAE               AE, VAE, beta-VAE (with a capacity) or InfoVAE, by its weights
+    LatentDiffusion   diffusion over standardised z
+
+Every diffusion model offers the suite's one contract, `denoise(x_noisy, logsnr, z=None) -> eps_hat`. A model's forward
+is its loss: named terms, one value a sample [B] where the term has one, their weighted sum under 'loss' [].
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+import distributed
+import pretrained
+from config import Config
+from diffusion import (
+    Gaussian,
+    ITDObjective,
+    Schedule,
+    SimpleObjective,
+    cosine_schedule,
+    diffuse,
+    linear_schedule,
+    proposal_for,
+)
+from modules import Decoder, Encoder, LatentMLP, PointMLP, UNet, mlp
+from noise import Noise
+from priors import PRIORS, bandwidth, kl_to_normal, mmd
+from utils import CommandError
+
+Terms = dict[str, Tensor]
+
+
+class Precise(nn.Module):
+    """A model whose networks, and nothing else of it, run in the half precision `half` (None: float32)."""
+
+    half: torch.dtype | None = None
+
+    def arithmetic(self, x: Tensor):
+        if self.half is None:
+            return contextlib.nullcontext()
+        return torch.autocast(x.device.type, self.half)
+
+
+class Diffusion(Precise):
+    """A denoiser with the distribution of log-SNR it is trained on.
+
+    network     (x_noisy, logsnr, z) -> eps_hat
+    schedule    the discrete steps that samplers walk
+    objective   SimpleObjective or ITDObjective
+    gaussian    the training split's first two moments
+    """
+
+    has_unconditional = True
+
+    def __init__(self, network: nn.Module, schedule: Schedule, objective, gaussian: Gaussian, shape: tuple[int, ...]):
+        super().__init__()
+        self.network, self.schedule, self.objective = network, schedule, objective
+        self.gaussian, self.shape = gaussian, shape
+
+    def denoise(self, x_noisy: Tensor, logsnr: Tensor, z: Tensor | None = None) -> Tensor:
+        with self.arithmetic(x_noisy):
+            return self.network(x_noisy, logsnr, z).float()
+
+    def forward(self, x: Tensor, noise: Noise, given: Tensor | None = None, progress: float = 1.0) -> Terms:
+        """x [B, *shape] -> {'loss' [], 'denoise' [B]}."""
+        error = self.denoising_loss(x, noise)
+        return {"loss": error.mean(), "denoise": error}
+
+    def denoising_loss(self, x: Tensor, noise: Noise, *condition: Tensor | None) -> Tensor:
+        """[B], in the objective's unit, for one (log-SNR, eps) a sample."""
+        logsnr, eps = self.objective.draw(noise.spread("logsnr")), noise.normal("eps", *x.shape[1:])
+        x_noisy = diffuse(x, logsnr, eps)
+        with self.arithmetic(x):
+            eps_hat = self.network(x_noisy, logsnr, *condition)
+        return self.objective.loss(x, x_noisy, logsnr, eps, eps_hat.float())
+
+
+class Regulariser:
+    """What keeps z near its prior: KL, MMD, both or neither (InfoDiffusion, eq. 8). Decides what is drawn, once.
+
+    z is a sample of q(z|x) exactly where KL has weight; else the deterministic code.
+    """
+
+    def __init__(self, config: Config):
+        self.a_dim, self.prior = config.a_dim, PRIORS[config.prior]
+        self.kld_weight, self.mmd_weight = config.kld_weight, config.mmd_weight
+        self.capacity = config.C_max if config.use_C else None
+        self.width = bandwidth(config.a_dim, config.mmd_kernel)
+        self.stochastic = config.kld_weight > 0
+
+    def draw(self, mean: Tensor, logvar: Tensor | None, noise: Noise) -> Tensor:
+        return mean if logvar is None else mean + (logvar / 2).exp() * noise.normal("z", self.a_dim)
+
+    def add(self, terms: Terms, z: Tensor, mean: Tensor, logvar: Tensor | None, noise: Noise, progress: float) -> None:
+        """Put the terms in force beside the reconstruction's and their weighted sum into terms['loss']."""
+        if self.stochastic:
+            terms["kl"] = kl_to_normal(mean, logvar)  # [B] nats
+            kl = terms["kl"].mean()
+            if self.capacity is not None:  # beta-VAE with capacity (Burgess et al. 2018, eq. 8)
+                kl = (kl - self.capacity * progress).abs()
+            terms["loss"] = terms["loss"] + self.kld_weight * kl
+        if self.mmd_weight > 0:
+            everyone = distributed.gather(z)
+            terms["mmd"] = mmd(everyone, distributed.gather(self.prior(noise, self.a_dim)), self.width)
+            terms["loss"] = terms["loss"] + self.mmd_weight * terms["mmd"]
+
+
+class Encoding(Precise):
+    """The half that InfoDiff and VAE share: x -> z.
+
+    encoder     x -> [B, a_dim], or [B, 2 a_dim] (mean, log-variance) where stochastic; None where the data set gives z
+    """
+
+    encoder: nn.Module | None
+    regulariser: Regulariser
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether q(z|x) has a width."""
+        return self.regulariser.stochastic
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(mean, log-variance) of q(z|x), each [B, a_dim]; the second None for a deterministic encoder."""
+        with self.arithmetic(x):
+            code = self.encoder(x).float()
+        if not self.stochastic:
+            return code, None
+        mean, logvar = code.chunk(2, dim=1)
+        return mean, logvar.clamp(-15, 10)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The code of x that every evaluation uses: the mean of q(z|x). [B, *shape] -> [B, a_dim]"""
+        return self.posterior(x)[0]
+
+
+class InfoDiff(Diffusion, Encoding):
+    """InfoDiffusion (Wang et al. 2023): denoising given z, z kept near its prior."""
+
+    def __init__(self, network, schedule, objective, gaussian, shape, encoder, regulariser, z_dropout: float = 0.0):
+        super().__init__(network, schedule, objective, gaussian, shape)
+        self.encoder, self.regulariser, self.z_dropout = encoder, regulariser, z_dropout
+        self.has_unconditional = z_dropout > 0
+
+    def denoise(self, x_noisy: Tensor, logsnr: Tensor, z: Tensor | None = None) -> Tensor:
+        """The contract. Raises CommandError for z=None where the model was trained without --z_dropout."""
+        if z is None and not self.has_unconditional:
+            raise CommandError("this model has no unconditional branch: train it with --z_dropout 0.1")
+        return super().denoise(x_noisy, logsnr, z)
+
+    def forward(self, x: Tensor, noise: Noise, given: Tensor | None = None, progress: float = 1.0) -> Terms:
+        """x [B, *shape]; given [B, a_dim] where the data set brings its z -> {'loss' [], 'denoise' [B], 'kl', 'mmd'}.
+
+        progress    share of the training that is over, for the capacity
+        """
+        keep = noise.uniform("keep") >= self.z_dropout if self.has_unconditional else None
+        if given is not None:
+            error = self.denoising_loss(x, noise, given, keep)
+            return {"loss": error.mean(), "denoise": error}
+        mean, logvar = self.posterior(x)
+        z = self.regulariser.draw(mean, logvar, noise)
+        error = self.denoising_loss(x, noise, z, keep)
+        terms = {"loss": error.mean(), "denoise": error}
+        self.regulariser.add(terms, z, mean, logvar, noise, progress)
+        return terms
+
+    def told_tau(self) -> InfoDiff:
+        """A copy whose z has one entry more, for the level of the noise on it, and which starts by ignoring that entry.
+
+        For I(x; z + N(0, tau^2)): a denoiser must match the z it is given.
+        """
+        twin = copy.deepcopy(self)
+        embed = twin.network.embed_z
+        if embed.tokens:
+            for name, rows in (("first", 1), ("bias", 1), ("null", 1)):
+                old = getattr(embed, name)
+                if old is not None:
+                    setattr(embed, name, nn.Parameter(torch.cat([old.data, torch.zeros_like(old.data[:rows])])))
+        else:
+            wide = nn.Linear(embed.first.in_features + 1, embed.first.out_features)
+            wide.weight.data = torch.cat([embed.first.weight.data, torch.zeros_like(embed.first.weight.data[:, :1])], 1)
+            wide.bias.data = embed.first.bias.data.clone()
+            embed.first = wide
+        twin.network.z_dim += 1
+        return twin
+
+
+class VAE(Encoding):
+    """The VAE family (Kingma & Welling 2014; Higgins et al. 2017; Zhao et al. 2019), by the regulariser's weights."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, regulariser: Regulariser, shape: tuple[int, ...]):
+        super().__init__()
+        self.encoder, self.decoder, self.regulariser, self.shape = encoder, decoder, regulariser, shape
+
+    def decode(self, z: Tensor) -> Tensor:
+        """[B, a_dim] -> [B, *shape]"""
+        with self.arithmetic(z):
+            return self.decoder(z).float()
+
+    def forward(self, x: Tensor, noise: Noise, given: Tensor | None = None, progress: float = 1.0) -> Terms:
+        """x [B, *shape] -> {'loss' [], 'reconstruction' [B] (squared error averaged over dimensions), 'kl', 'mmd'}."""
+        mean, logvar = self.posterior(x)
+        z = self.regulariser.draw(mean, logvar, noise)
+        error = (self.decode(z) - x).square().flatten(1).mean(1)
+        terms = {"loss": error.mean(), "reconstruction": error}
+        self.regulariser.add(terms, z, mean, logvar, noise, progress)
+        return terms
+
+
+class LatentDiffusion(Diffusion):
+    """Diffusion over latents (DiffAE, sec. 3.3), standardised by the training latents' moments.
+
+    mean, deviation     [a_dim]: kept with the weights, undone by `to_latents`
+    """
+
+    def __init__(self, schedule: Schedule, latents: Tensor):
+        a_dim = latents.shape[1]
+        super().__init__(LatentMLP(a_dim), schedule, SimpleObjective(schedule), None, (a_dim,))
+        self.register_buffer("mean", latents.mean(0))
+        self.register_buffer("deviation", latents.std(0).clamp(min=1e-6))
+
+    def forward(self, x: Tensor, noise: Noise, given: Tensor | None = None, progress: float = 1.0) -> Terms:
+        """x [B, a_dim]: latents as the encoder gave them."""
+        return super().forward((x - self.mean) / self.deviation, noise)
+
+    def to_latents(self, sample: Tensor) -> Tensor:
+        """Undo the standardisation. [B, a_dim] -> [B, a_dim]"""
+        return sample * self.deviation + self.mean
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Building
+
+
+def schedule_for(config: Config) -> Schedule:
+    if config.schedule == "cosine":
+        return cosine_schedule(config.diffusion_steps)
+    return linear_schedule(config.beta1, config.betaT, config.diffusion_steps)
+
+
+def multipliers(config: Config, size: int, depth: int) -> tuple[int, ...]:
+    """Widths of the levels over the first one's: InfoDiffusion's 1,2,2,2; vanilla and VAE 1,2,4,8; at 28 pixels 1,2,4.
+
+    Raises CommandError where the levels cannot halve the size.
+    """
+    published = (1, 2, 2, 2) if config.model == "diff" else (1, 2, 4, 8)
+    chosen = (1, 2, 4) if size == 28 else published[:depth]
+    factor = 2 ** (len(chosen) - 1)
+    if size % factor:
+        raise CommandError(f"--input_size {size} cannot be halved {len(chosen) - 1} times: use a multiple of {factor}")
+    return chosen
+
+
+def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian) -> Diffusion | InfoDiff | VAE:
+    """A model with fresh weights.
+
+    spec        the data set's data.Spec: default width and depth of the networks
+    shape       (C, H, W) of an image, or (n,) of a point
+    gaussian    moments of the training split, on the device that the model will run on
+    """
+    points = len(shape) == 1
+    width = config.unets_channels or spec.width
+    levels = None if points else multipliers(config, shape[-1], spec.depth)
+    schedule = schedule_for(config)
+    objective = SimpleObjective(schedule)
+    if config.loss == "itd":
+        proposal = proposal_for(gaussian, config.logsnr_loc, config.logsnr_scale, config.logsnr_clip)
+        objective = ITDObjective(proposal, gaussian)
+    if config.model == "vanilla":
+        network = build_denoiser(config, shape, width, levels)
+        return Diffusion(network, schedule, objective, gaussian, shape)
+    regulariser = Regulariser(config)
+    encoder = None
+    if not spec.gives_z:
+        encoder = build_encoder(config, shape, config.encoder_channels or spec.width, levels)
+    if config.model == "vae":
+        if points:
+            decoder = mlp(config.a_dim, width, shape[0])
+        else:
+            decoder = Decoder(shape[0], shape[-1], config.a_dim, width, levels, config.dropout)
+        return VAE(encoder, decoder, regulariser, shape)
+    network = build_denoiser(config, shape, width, levels, config.a_dim)
+    return InfoDiff(network, schedule, objective, gaussian, shape, encoder, regulariser, config.z_dropout)
+
+
+def build_denoiser(config: Config, shape, width: int, levels, z_dim: int = 0) -> nn.Module:
+    """The network behind `denoise`: (x_noisy, logsnr, z) -> eps_hat."""
+    if config.denoiser in ("ddpm", "iddpm"):
+        return pretrained.load(config.denoiser, config.init_from, config.dropout)
+    if len(shape) == 1:
+        if config.denoiser == "unet":
+            raise CommandError(f"--denoiser unet is for images: {config.dataset} has points")
+        return PointMLP(shape[0], width, z_dim, null=config.z_dropout > 0)
+    if config.denoiser == "mlp":
+        raise CommandError(f"--denoiser mlp is for points: {config.dataset} has images")
+    return UNet(shape[0], shape[0], width, levels, config.dropout, z_dim=z_dim, null=config.z_dropout > 0,
+                conditioning=config.conditioning, bottleneck=config.is_bottleneck)  # fmt: skip
+
+
+def build_encoder(config: Config, shape, width: int, levels) -> nn.Module:
+    outputs = config.a_dim * (2 if config.kld_weight > 0 else 1)
+    if len(shape) == 1:
+        return mlp(math.prod(shape), width, outputs)
+    return Encoder(shape[0], shape[-1], outputs, width, levels, config.dropout)
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
