@@ -29,7 +29,7 @@ class Mixture:
     means: np.ndarray
     covariances: np.ndarray
 
-    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+    def sample(self, rng: np.random.RandomState, count: int) -> np.ndarray:
         """float64 [count, n]"""
         which = rng.choice(len(self.weights), size=count, p=self.weights)
         roots = np.linalg.cholesky(self.covariances)  # [K, n, n]
@@ -72,10 +72,10 @@ class Curve:
         self.starts, self.ends, self.jitter = starts, ends, jitter
         self.share = _lengths(starts, ends) / _lengths(starts, ends).sum()
 
-    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+    def sample(self, rng: np.random.RandomState, count: int) -> np.ndarray:
         """float64 [count, 2]"""
         which = rng.choice(len(self.share), size=count, p=self.share)
-        along = rng.random((count, 1))
+        along = rng.random_sample((count, 1))
         point = (1 - along) * self.starts[which] + along * self.ends[which]
         return point + self.jitter * rng.standard_normal((count, 2))
 
@@ -104,14 +104,15 @@ class Square:
 
     half = float(np.float32(math.sqrt(3.0)))  # so that a float32 sample is never outside
 
-    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+    def sample(self, rng: np.random.RandomState, count: int) -> np.ndarray:
         """float64 [count, 2]"""
         return rng.uniform(-self.half, self.half, (count, 2))
 
     def log_density(self, x: torch.Tensor) -> torch.Tensor:
         """x [B, 2] -> -log 12 inside, -infinity outside, [B], float64."""
         inside = (x.abs() <= self.half).all(dim=1)
-        return torch.where(inside, -2.0 * math.log(2.0 * self.half), -math.inf).double()
+        outside = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
+        return outside.masked_fill(inside, -2.0 * math.log(2.0 * self.half))
 
 
 def _lengths(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -207,7 +208,8 @@ def count(name: str, split: str) -> int:
 
 def draw(name: str, split: str, dim: int = 2) -> tuple[np.ndarray, np.ndarray | None]:
     """The points of a split, the same on every call: x float32 [N, n]; for `mvn` also its z [N, n], else None."""
-    rng = np.random.default_rng(zlib.crc32(f"{name}/{split}".encode()))
+    # The older generator: its numbers are frozen across versions of numpy.
+    rng = np.random.RandomState(zlib.crc32(f"{name}/{split}".encode()))
     if name != "mvn":
         return LAWS[name].sample(rng, count(name, split)).astype(np.float32), None
     pairs = Mixture(np.ones(1), np.zeros((1, 2 * dim)), mvn_covariance(dim)[None])
