@@ -192,7 +192,7 @@ class Curve:
 def error_curve(
     estimators: dict[str, Estimator], batches: Iterable[tuple[Tensor, Tensor]], gaussian: Gaussian,
     proposal: LogSNRProposal, npoints: int, seed: int, *, lattice: Lattice | None = None, soft: bool = False,
-    between: tuple[str, str] | None = None, progress: str | None = None,
+    between: dict[str, tuple[str, str]] | None = None, progress: str | None = None,
 ) -> Curve:  # fmt: skip
     """Measure the errors of all estimators on the same noisy inputs.
 
@@ -202,12 +202,12 @@ def error_curve(
     npoints     K log-SNRs a sample, one in each stratum of the proposal, each with noise of its own
     lattice     where the data is discrete: adds tails and, a name, errors 'NAME hard' (x_hat rounded to the lattice)
     soft        adds 'NAME soft' (soft-rounded) as well
-    between     two names: adds 'between', the squared distance of their estimates
+    between     label -> two names: adds, as an error, the squared distance of their two estimates
     progress    words for a progress bar with the running estimate of the first name; None for no bar
 
     The result is a function of (seed, index), whatever the batch size. It lies on the CPU.
     """
-    parts, total, count = [], 0.0, 0
+    parts, total, count, between = [], 0.0, 0, between or {}
     first = next(iter(estimators))
     bar = tqdm(batches, desc=progress, disable=progress is None, leave=False)
     for index, x in bar:
@@ -252,8 +252,8 @@ def _errors_at(estimators, index, x, logsnr, eps, gaussian, lattice, soft, betwe
             errors[f"{name} hard"] = snr * _squared(exact - lattice.hard(x_hat))
             if soft:
                 errors[f"{name} soft"] = snr * _squared(exact - lattice.soft(x_hat, logsnr))
-    if between:
-        errors["between"] = _squared(estimates[between[0]] - estimates[between[1]])
+    for label, (one, other) in between.items():
+        errors[label] = _squared(estimates[one] - estimates[other])
     return errors
 
 
