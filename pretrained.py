@@ -252,7 +252,7 @@ def _noise_channels(out_channels: int, in_channels: int, path: Path) -> int:
 # Diffusers: the sizes are read from config.json, the betas from scheduler_config.json
 
 WEIGHTS = "diffusion_pytorch_model"
-# Attention was a class of its own in diffusers before 0.17; its folders still have that class's names.
+# Attention was once a class of its own in diffusers; folders from then, the published ones, may have its names.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
