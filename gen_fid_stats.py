@@ -1,0 +1,122 @@
+"""Measure reference images once, for calc_fid.py:  python gen_fid_stats.py NAME [FOLDER]
+
+Writes mean, covariance and a draw of the features to {stats_folder}/NAME.npz (NAME_clean.npz with --resize clean,
+NAME_classifier.npz with --extractor classifier). The images are those of FOLDER, or with --data_dir those of the data
+set called NAME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from config import integer
+from utils import CommandError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose errors become our one-line ones."""
+
+    def error(self, message: str):
+        raise CommandError(message)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that gen_fid_stats.py and calc_fid.py share."""
+    parser.add_argument("--extractor", choices=("inception", "classifier"), default="inception",
+                        help="network whose features are compared; classifier is a small CNN trained on the data set "
+                        "itself (train_classifier.py --images), not comparable with Inception (default: %(default)s)")
+    parser.add_argument("--resize", choices=("pytorch", "clean"), default="pytorch",
+                        help="how images reach Inception's 299 pixels: bilinear as in pytorch-fid, or antialiased "
+                        "bicubic as in clean-fid (default: %(default)s)")
+    parser.add_argument("--inception_weights", metavar="PATH",
+                        help="pytorch-fid's weights file (default: torch hub's cache, or a download to there)")
+    parser.add_argument("--classifier", metavar="PATH", help="checkpoint for --extractor classifier (default: "
+                        "{model_folder}/NAME_classifier.pth)")
+    parser.add_argument("--batch_size", type=integer(1), default=64,
+                        help="images a step, of no account for the numbers (default: %(default)s)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one, else cpu)")
+    parser.add_argument("--num_workers", type=integer(1, 256), default=min(8, os.cpu_count() or 1),
+                        help="threads that decode images (default: the processor's cores, 8 at most)")
+    parser.add_argument("--data_dir", help="folder of the data sets; NAME is then a data set, measured itself "
+                        "(default: none)")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="train",
+                        help="which part of the data set, with --data_dir (default: %(default)s)")
+    parser.add_argument("--model_folder", default="./models", help="root of the checkpoints (default: %(default)s)")
+    parser.add_argument("--stats_folder", default="./fid_stats",
+                        help="folder of the reference statistics (default: %(default)s)")
+    parser.add_argument("--output", metavar="PATH", help="file to write (default: as said above)")
+
+
+def statistics_path(args: argparse.Namespace) -> Path:
+    """Where the reference statistics of NAME under this extractor are kept."""
+    variant = "_classifier" if args.extractor == "classifier" else "_clean" if args.resize == "clean" else ""
+    return Path(args.stats_folder) / f"{args.name}{variant}.npz"
+
+
+def build_extractor(args: argparse.Namespace):
+    """The `fid.Extractor` that the flags ask for. Raises CommandError where its weights are not to be had."""
+    import torch
+
+    import fid
+
+    try:
+        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"--device {args.device}: {str(error).splitlines()[0]}") from None
+    if args.extractor == "inception":
+        return fid.inception(args.inception_weights, device, args.resize)
+    path = Path(args.classifier or Path(args.model_folder) / f"{args.name}_classifier.pth")
+    if not path.is_file():
+        raise CommandError(f"no classifier at {path}: make it with train_classifier.py --images, or give --classifier")
+    return fid.classifier(path, device)
+
+
+def check_writable(path: Path) -> Path:
+    """Raise CommandError where `path` could not be written later, before anything is measured."""
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise CommandError(f"cannot write {path}: {'it is a folder' if path.is_dir() else f'not into {parent}'}")
+    return path
+
+
+def _run(argv: list[str] | None) -> None:
+    parser = Parser(prog="gen_fid_stats.py", description=__doc__)
+    parser.add_argument("name", metavar="NAME", help="what the statistics are called, or with --data_dir a data set")
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", help="folder of reference images, an image a file")
+    add_flags(parser)
+    args = parser.parse_args(argv)
+    if (args.folder is None) == (args.data_dir is None):
+        raise CommandError("give either a FOLDER of images or --data_dir, where NAME is a data set")
+    path = check_writable(Path(args.output or statistics_path(args)))
+
+    import fid
+
+    if args.folder:
+        fid.image_files(args.folder)
+    extractor = build_extractor(args)
+    if args.folder:
+        images = fid.folder_images(args.folder, extractor.channels, args.num_workers)
+    else:
+        images = fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels)
+    statistics = fid.measure(images, extractor, args.batch_size)
+    fid.write_statistics(path, statistics)
+    print(f"{path}: {statistics.count} images of {images.source} ({extractor.name}, resize {extractor.resize}, "
+          f"weights {extractor.weights})")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program. Returns the exit status: 0, or 2 after one line on stderr."""
+    try:
+        _run(argv)
+    except CommandError as error:
+        print(f"gen_fid_stats.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
