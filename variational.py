@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from density import Lattice, channel_kl, exact_float32
+from density import Estimator, Lattice, channel_kl, exact_float32
 from diffusion import LogSNRProposal, Schedule, diffuse, per_sample, predict_x
 from noise import Noise
 
@@ -47,9 +47,9 @@ class DiscreteBounds:
         return self.prior + self.vdm + self.vdm_decoder
 
 
-def fixed_variance(denoiser):
-    """A denoiser that predicts noise only, as `discrete_bounds` wants it."""
-    return lambda x_noisy, logsnr: (denoiser(x_noisy, logsnr), None)
+def fixed_variance(estimator: Estimator):
+    """An estimator of the noise alone, as `discrete_bounds` wants it."""
+    return lambda x_noisy, logsnr, index: (estimator(x_noisy, logsnr, index), None)
 
 
 def discrete_bounds(
@@ -58,7 +58,7 @@ def discrete_bounds(
 ) -> DiscreteBounds:  # fmt: skip
     """Unbiased estimates of the DDPM and VDM bounds from K of the T steps of each sample.
 
-    noise_and_variance  (x_noisy, logsnr) -> eps_hat and, of the same shape, v in [-1, 1], or None for fixed variances
+    noise_and_variance  (x_noisy, logsnr, index) -> eps_hat and, like it, v in [-1, 1], or None for fixed variances
     schedule            the network's own steps
     lattice             the values of the discrete data, which x_hat is clipped to the range of
     proposal            where along log-SNR steps are looked at more often; the importance weights undo it
@@ -94,7 +94,7 @@ def _steps(noise_and_variance, x, noise, schedule, lattice, probability, k, npoi
     a, a_before, beta = table[place + 1], table[place], betas[place + 1]  # step t = place + 2, and t - 1
     eps = noise.normal("eps", *x.shape[1:])
     x_noisy = diffuse(x, a, eps)
-    eps_hat, v = noise_and_variance(x_noisy, a.float())
+    eps_hat, v = noise_and_variance(x_noisy, a.float(), noise.index)
     importance = 1 / (npoints * probability[place])
     ddpm = _reverse_kl(x, predict_x(x_noisy, a, eps_hat), v, a, a_before, beta, lattice)
     error = (eps - eps_hat).square().flatten(1).sum(1, dtype=torch.float64)
@@ -126,7 +126,7 @@ def _decoders(noise_and_variance, x, noise, schedule, lattice) -> Tensor:
     a = schedule.logsnr_table[0].to(x.device).expand(len(x))
     eps = noise.normal("decoder", *x.shape[1:])
     x_noisy = diffuse(x, a, eps)
-    eps_hat, v = noise_and_variance(x_noisy, a.float())
+    eps_hat, v = noise_and_variance(x_noisy, a.float(), noise.index)
     x_hat = predict_x(x_noisy, a, eps_hat).clamp(lattice.low, lattice.high).double()
     # The posterior variance of step 1 is 0; that of step 2 stands in, for the fixed variance as well.
     beta1, beta2 = schedule.betas[:2].to(x.device)

@@ -35,7 +35,7 @@ def bounds_of(model, x, schedule=SCHEDULE, npoints=32, size=1000):
 
 def test_bounds_of_the_ideal_denoiser_are_just_above_the_entropy(levels):
     oracle, x, truth = levels
-    bounds = bounds_of(fixed_variance(oracle), x)
+    bounds = bounds_of(fixed_variance(unconditional(oracle)), x)
     for nll in (bounds.ddpm_nll, bounds.vdm_nll):
         excess = average(nll - truth)
         assert excess.se < 0.05
@@ -46,7 +46,8 @@ def test_bounds_of_the_ideal_denoiser_are_just_above_the_entropy(levels):
 
 def test_a_coarser_schedule_is_a_looser_bound(levels):
     oracle, x, truth = levels
-    fine, coarse = (bounds_of(fixed_variance(oracle), x, linear_schedule(0.1 / n, 20 / n, n)) for n in (1000, 50))
+    model = fixed_variance(unconditional(oracle))
+    fine, coarse = (bounds_of(model, x, linear_schedule(0.1 / n, 20 / n, n)) for n in (1000, 50))
     assert average(coarse.vdm_nll - fine.vdm_nll).mean > 0.2
 
 
@@ -56,14 +57,15 @@ def test_the_discrete_vdm_bound_tends_to_the_continuous_one(levels):
     proposal = LogSNRProposal(0.0, 2.0, low, high)
     curve = error_curve({"model": unconditional(oracle)}, batches_of(x), Gaussian.fit([x], LATTICE.step), proposal, 32,
                         0, lattice=LATTICE)  # fmt: skip
-    difference = average(bounds_of(fixed_variance(oracle), x).vdm_nll - discrete_nll(curve, "model", left="normal"))
+    discrete = bounds_of(fixed_variance(unconditional(oracle)), x).vdm_nll
+    difference = average(discrete - discrete_nll(curve, "model", left="normal"))
     assert -3 * difference.se < difference.mean < 0.1 + 3 * difference.se
 
 
 def test_few_steps_estimate_the_sum_over_all_of_them(levels):
     oracle, x, _ = levels
     schedule = linear_schedule(0.005, 0.5, 20)
-    many, few = (bounds_of(fixed_variance(oracle), x, schedule, npoints) for npoints in (200, 3))
+    many, few = (bounds_of(fixed_variance(unconditional(oracle)), x, schedule, npoints) for npoints in (200, 3))
     for name in ("ddpm_nll", "vdm_nll"):
         difference = average(getattr(few, name) - getattr(many, name))
         assert abs(difference.mean) < 3.5 * difference.se
@@ -75,7 +77,7 @@ def test_the_step_is_the_divergence_of_two_normals(levels):
     schedule = Schedule(torch.tensor([0.1, 0.3]))
     seen = []
 
-    def model(x_noisy, logsnr):
+    def model(x_noisy, logsnr, index):
         seen.append((x_noisy, logsnr))
         return 0.2 * x_noisy, torch.full_like(x_noisy, 0.5)
 
@@ -99,7 +101,7 @@ def test_the_step_is_the_divergence_of_two_normals(levels):
 def test_the_decoder_is_a_distribution_over_the_lattice(v):
     values = (LATTICE.low + LATTICE.step * torch.arange(9.0))[:, None]
 
-    def model(x_noisy, logsnr):  # that always says x_hat = .3
+    def model(x_noisy, logsnr, index):  # that always says x_hat = .3
         eps_hat = predict_eps(x_noisy, logsnr, torch.full_like(x_noisy, 0.3))
         return eps_hat, None if v is None else torch.full_like(eps_hat, v)
 
@@ -110,12 +112,12 @@ def test_the_decoder_is_a_distribution_over_the_lattice(v):
 def test_learned_variances_keep_the_bound(levels):
     oracle, x, truth = levels
     for v in (-0.9, 0.0, 1.0):
-        excess = average(bounds_of(lambda s, a, v=v: (oracle(s, a), torch.full_like(s, v)), x).ddpm_nll - truth)
+        excess = average(bounds_of(lambda s, a, i, v=v: (oracle(s, a), torch.full_like(s, v)), x).ddpm_nll - truth)
         assert excess.mean > -3 * excess.se
 
 
 def test_bounds_do_not_depend_on_the_batch_size(levels):
     oracle, x, _ = levels
-    one, other = (bounds_of(fixed_variance(oracle), x[:40], npoints=4, size=size) for size in (40, 9))
+    one, other = (bounds_of(fixed_variance(unconditional(oracle)), x[:40], npoints=4, size=size) for size in (40, 9))
     torch.testing.assert_close(one.ddpm_nll, other.ddpm_nll, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(one.vdm_nll, other.vdm_nll, rtol=1e-4, atol=1e-4)
