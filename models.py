@@ -40,14 +40,14 @@ Terms = dict[str, Tensor]
 
 
 class Precise(nn.Module):
-    """A model whose networks, and nothing else of it, run in the half precision `half` (None: float32)."""
+    """A model whose networks, and nothing else of it, run in the lower precision `lower` (None: float32)."""
 
-    half: torch.dtype | None = None
+    lower: torch.dtype | None = None
 
     def arithmetic(self, x: Tensor):
-        if self.half is None:
+        if self.lower is None:
             return contextlib.nullcontext()
-        return torch.autocast(x.device.type, self.half)
+        return torch.autocast(x.device.type, self.lower)
 
 
 class Diffusion(Precise):
@@ -60,6 +60,11 @@ class Diffusion(Precise):
     """
 
     has_unconditional = True
+
+    @property
+    def unit(self) -> str:
+        """Of the denoising term."""
+        return self.objective.unit
 
     def __init__(self, network: nn.Module, schedule: Schedule, objective, gaussian: Gaussian, shape: tuple[int, ...]):
         super().__init__()
@@ -104,7 +109,7 @@ class Regulariser:
         """Put the terms in force beside the reconstruction's and their weighted sum into terms['loss']."""
         if self.stochastic:
             terms["kl"] = kl_to_normal(mean, logvar)  # [B] nats
-            kl = terms["kl"].mean()
+            kl = distributed.gather(terms["kl"]).mean()
             if self.capacity is not None:  # beta-VAE with capacity (Burgess et al. 2018, eq. 8)
                 kl = (kl - self.capacity * progress).abs()
             terms["loss"] = terms["loss"] + self.kld_weight * kl
@@ -196,6 +201,8 @@ class InfoDiff(Diffusion, Encoding):
 class VAE(Encoding):
     """The VAE family (Kingma & Welling 2014; Higgins et al. 2017; Zhao et al. 2019), by the regulariser's weights."""
 
+    unit = "mean squared error"
+
     def __init__(self, encoder: nn.Module, decoder: nn.Module, regulariser: Regulariser, shape: tuple[int, ...]):
         super().__init__()
         self.encoder, self.decoder, self.regulariser, self.shape = encoder, decoder, regulariser, shape
@@ -259,21 +266,22 @@ def multipliers(config: Config, size: int, depth: int) -> tuple[int, ...]:
     return chosen
 
 
-def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian) -> Diffusion | InfoDiff | VAE:
-    """A model with fresh weights.
+def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian,
+                description: dict | None = None) -> Diffusion | InfoDiff | VAE:  # fmt: skip
+    """A model with fresh weights, or with somebody's (--init_from).
 
     spec        the data set's data.Spec: default width and depth of the networks
     shape       (C, H, W) of an image, or (n,) of a point
     gaussian    moments of the training split, on the device that the model will run on
+    description what `pretrained.describe` said of a network made elsewhere, to build it again without its file
     """
+    if config.denoiser in ("ddpm", "iddpm"):
+        return adopt(config, shape, gaussian, description)
     points = len(shape) == 1
     width = config.unets_channels or spec.width
     levels = None if points else multipliers(config, shape[-1], spec.depth)
     schedule = schedule_for(config)
-    objective = SimpleObjective(schedule)
-    if config.loss == "itd":
-        proposal = proposal_for(gaussian, config.logsnr_loc, config.logsnr_scale, config.logsnr_clip)
-        objective = ITDObjective(proposal, gaussian)
+    objective = objective_for(config, schedule, gaussian)
     if config.model == "vanilla":
         network = build_denoiser(config, shape, width, levels)
         return Diffusion(network, schedule, objective, gaussian, shape)
@@ -291,10 +299,26 @@ def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian
     return InfoDiff(network, schedule, objective, gaussian, shape, encoder, regulariser, config.z_dropout)
 
 
+def objective_for(config: Config, schedule: Schedule, gaussian: Gaussian) -> SimpleObjective | ITDObjective:
+    if config.loss == "simple":
+        return SimpleObjective(schedule)
+    proposal = proposal_for(gaussian, config.logsnr_loc, config.logsnr_scale, config.logsnr_clip)
+    return ITDObjective(proposal, gaussian)
+
+
+def adopt(config: Config, shape: tuple[int, ...], gaussian: Gaussian, description: dict | None) -> Diffusion:
+    """Plain diffusion around a network made elsewhere, on that network's own schedule."""
+    if description is not None:
+        network = pretrained.build(description)
+    else:
+        load = {"ddpm": pretrained.load_ddpm, "iddpm": pretrained.load_iddpm}[config.denoiser]
+        network = load(config.init_from, config.dropout)
+    network.check_image_shape(shape)
+    return Diffusion(network, network.schedule, objective_for(config, network.schedule, gaussian), gaussian, shape)
+
+
 def build_denoiser(config: Config, shape, width: int, levels, z_dim: int = 0) -> nn.Module:
     """The network behind `denoise`: (x_noisy, logsnr, z) -> eps_hat."""
-    if config.denoiser in ("ddpm", "iddpm"):
-        return pretrained.load(config.denoiser, config.init_from, config.dropout)
     if len(shape) == 1:
         if config.denoiser == "unet":
             raise CommandError(f"--denoiser unet is for images: {config.dataset} has points")

@@ -124,9 +124,29 @@ def guided(denoiser: Denoiser, weight: float) -> Denoiser:
 
 
 def sample(sampler: str, denoiser: Denoiser, noise: Noise, shape: tuple[int, ...], grid: Tensor,
-           z: Tensor | None = None, eta: float = 0.0, on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
+           z: Tensor | None = None, eta: float = 0.0,
+           on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
     """Draw the samples that `noise` numbers, from their own x_T, with 'ddpm', 'ddim' or 'dpmpp'. -> [B, *shape]"""
     x = noise.at(0).normal("x_T", *shape)
     if sampler == "dpmpp":
         return dpmpp(denoiser, x, grid, z, on_step)
     return ddim(denoiser, x, grid, z, 1.0 if sampler == "ddpm" else eta, noise, on_step)
+
+
+def generate(model, noise: Noise, z: Tensor | None = None, sampler: str = "ddpm", steps: int | None = None,
+             spacing: str = "time", eta: float = 0.0, guidance: float = 1.0,
+             on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
+    """Samples of any model of models.py, for the numbered samples of `noise`. -> [B, *shape]
+
+    z       what the samples are conditioned on; by default each sample's draw from the model's prior
+    steps   of the sampler; by default all of the model's schedule
+    """
+    regulariser = getattr(model, "regulariser", None)
+    if z is None and regulariser is not None:
+        z = regulariser.prior(noise.at(0), regulariser.a_dim)
+    if hasattr(model, "decode"):
+        with torch.no_grad():
+            return model.decode(z)
+    denoiser = model.denoise if guidance == 1 else guided(model.denoise, guidance)
+    grid = model.schedule.grid(steps or model.schedule.steps, spacing)
+    return sample(sampler, denoiser, noise, model.shape, grid, z, eta, on_step)

@@ -26,6 +26,10 @@ class CommandError(Exception):
     """A mistake of the caller's. The message is one line that names the culprit and the cure."""
 
 
+class RunError(Exception):
+    """A run that went wrong by itself, such as a diverging loss. One line; exit status 1."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Files that are whole or absent
 
@@ -50,6 +54,15 @@ def atomic(path: str | Path):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise CommandError, before anything expensive, where `folder` could not be made or written to."""
+    place = Path(folder)
+    while not place.exists() and not place.is_symlink():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise CommandError(f"cannot write to {folder}: {place} is not a folder that may be written to")
 
 
 def write_json(path: str | Path, record: dict) -> None:

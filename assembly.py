@@ -1,0 +1,174 @@
+"""Puts config, data and model together: the device, a named split, its moments, a model fresh or from a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import config as config_module
+import data
+import distributed
+import pretrained
+from config import Command, Config
+from diffusion import Gaussian
+from models import LatentDiffusion, build_model, schedule_for
+from utils import CommandError, file_hash, load_checkpoint
+
+GAUSSIAN_ROWS = 20_000  # rendered or streamed images that the data's first two moments are taken from
+HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+
+def pick_device(name: str | None) -> torch.device:
+    """--device, or this process's GPU where there is one, else the CPU. Raises CommandError for what is not there."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise CommandError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", distributed.local_rank())
+        torch.cuda.set_device(device)
+    return device
+
+
+def half_of(precision: str, device: torch.device) -> torch.dtype | None:
+    """The half precision of --precision on this device, None for float32."""
+    if precision == "auto":
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if bf16 else "fp32"
+    return HALVES[precision]
+
+
+def load_data(config: Config, split: str) -> data.Dataset:
+    """A named split of the experiment's data set, at the experiment's size."""
+    return data.load(config.dataset, split, root=config.data_dir, size=config.input_size,
+                     channels=config.input_channels, dim=config.a_dim if config.dataset == "mvn" else None)  # fmt: skip
+
+
+def batches_of(dataset: data.Dataset, batch_size: int, device, rows: range | None = None, workers: int = 0):
+    """Yield (indices [B], float batch [B, *shape] on the device) over `rows` in order, unaugmented."""
+    rows = list(rows if rows is not None else range(len(dataset)))
+    lists = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    for indices, raw in data.stream(dataset, lists, device, workers):
+        yield indices, data.to_float(raw, dataset.levels)
+
+
+def fit_gaussian(dataset: data.Dataset, workers: int) -> Gaussian:
+    """Moments of the training split (its first rows, which are in random order), on the CPU."""
+    step = None if dataset.levels is None else 2 / (dataset.levels - 1)
+    rows = range(min(len(dataset), GAUSSIAN_ROWS)) if dataset.images is None else range(len(dataset))
+    return Gaussian.fit((x for _, x in batches_of(dataset, 1000, "cpu", rows, workers)), step)
+
+
+def load_model(record: dict, config: Config, device: torch.device) -> nn.Module:
+    """The model of a checkpoint's record, with its EMA weights, in evaluation mode."""
+    if record["kind"] == "latent":
+        model = LatentDiffusion(schedule_for(config), torch.zeros(2, config.a_dim))
+    else:
+        gaussian = Gaussian.from_state(record["gaussian"]).to(device)
+        model = build_model(config, data.SPECS[config.dataset], tuple(record["shape"]), gaussian, record["network"])
+    try:
+        model.load_state_dict(record["ema"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()
+        raise CommandError(f"the checkpoint does not fit its own config: {reason}") from None
+    model.lower = half_of(config.precision, device)
+    return model.to(device).eval()
+
+
+def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, device: torch.device) -> nn.Module:
+    """A model with weights drawn from the seed, on the device; the caller's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.r_seed)
+        model = build_model(config, data.SPECS[config.dataset], shape, gaussian.to(device))
+    return model.to(device)
+
+
+def describe_network(model: nn.Module) -> dict | None:
+    network = getattr(model, "network", None)
+    return pretrained.describe(network) if isinstance(network, pretrained.PretrainedDenoiser) else None
+
+
+def compile_networks(model: nn.Module) -> None:
+    """torch.compile on the networks, in place: names of the weights stay."""
+    for name in ("network", "encoder", "decoder"):
+        part = getattr(model, name, None)
+        if part is not None:
+            part.compile()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From a checkpoint
+
+
+@dataclass
+class Trained:
+    """A model from a checkpoint (EMA weights, evaluation mode) with this call's config."""
+
+    config: Config
+    given: frozenset[str]
+    model: nn.Module
+    path: Path
+    epoch: int
+    step: int
+    device: torch.device
+
+    def provenance(self) -> dict:
+        """What a result file says of the model behind its numbers."""
+        return {"checkpoint": str(self.path), "checkpoint_hash": file_hash(self.path), "epoch": self.epoch,
+                "step": self.step, "ema": True, "config": config_module.to_dict(self.config)}  # fmt: skip
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """model-{epoch}.pth of a folder, newest first."""
+    numbered = [path for path in folder.glob("model-*.pth") if path.stem.split("-")[1].isdigit()]
+    return sorted(numbered, key=lambda path: -int(path.stem.split("-")[1]))
+
+
+def find_checkpoint(folder: Path, epoch: int | None) -> Path:
+    """The checkpoint of an epoch, or the newest. Raises CommandError naming what there is."""
+    there = checkpoints(folder)
+    if epoch is not None:
+        path = folder / f"model-{epoch}.pth"
+        if not path.exists():
+            known = ", ".join(str(int(p.stem.split("-")[1])) for p in reversed(there)) or "none"
+            raise CommandError(f"checkpoint {path} does not exist (epochs there: {known}); train it first")
+        return path
+    if there:
+        return there[0]
+    if (folder / "last.pth").exists():
+        return folder / "last.pth"
+    raise CommandError(f"no checkpoint in {folder}: run --mode train with the same flags first")
+
+
+def open_trained(command: Command, path: Path | None = None) -> Trained:
+    """The trained model that a command line names, or the one at `path`.
+
+    Raises CommandError where it is absent, broken, of another kind, or contradicted by a flag typed by hand.
+    """
+    _, config, given = command
+    if path is None:
+        folder = config_module.folder(config, "models")
+        path = find_checkpoint(folder, config.epochs if "epochs" in given else None)
+    device = pick_device(config.device)
+    record = load_checkpoint(path, device)
+    if record.get("kind") not in ("diff", "vae", "vanilla"):
+        raise CommandError(f"{path} holds a '{record.get('kind')}', not a model of this experiment")
+    config = config_module.trained(config, given, record["config"], path)
+    print(f"model: {path} (epoch {record['epoch']})")
+    return Trained(config, given, load_model(record, config, device), path, record["epoch"], record["step"], device)
+
+
+def open_latent(trained: Trained) -> LatentDiffusion:
+    """The latent diffusion that belongs to a trained model: the newest of models/EXP_latent."""
+    folder = config_module.folder(trained.config, "models")
+    folder = folder.with_name(folder.name + "_latent")
+    there = checkpoints(folder)
+    if not there:
+        raise CommandError(f"no checkpoint in {folder}: run --mode train_latent_ddim with the same flags first")
+    print(f"latent diffusion: {there[0]}")
+    return load_model(load_checkpoint(there[0], trained.device), trained.config, trained.device)

@@ -1,0 +1,122 @@
+"""The one entry point: python run.py --model {diff,vae,vanilla} --mode MODE [flags]; --mode MODE --help lists them.
+
+Flags are checked before anything heavy is imported. Exit status: 0, or 2 with one line on stderr for a mistake of the
+caller's, 1 for a run that went wrong by itself, 128 + the signal for one that was told to stop.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import config as config_module
+import data
+from config import Command
+from utils import CommandError, RunError
+
+ALL = ("diff", "vae", "vanilla")
+# mode -> the models it makes sense for, and whether it makes sense for points
+SERVES = {
+    "train": (ALL, True),
+    "eval": (ALL, True),
+    "eval_fid": (ALL, False),
+    "save_latent": (("diff", "vae"), True),
+    "train_latent_ddim": (("diff",), True),
+    "latent_quality": (("diff", "vanilla"), False),
+    "disentangle": (("diff", "vae"), False),
+    "interpolate": (ALL, False),
+    "plot_latent": (("diff", "vae"), True),
+    "save_original_img": (ALL, False),
+    "nll": (("diff", "vanilla"), True),
+    "mutual_info": (("diff",), True),
+}
+
+
+def check_served(command: Command) -> None:
+    """Raise CommandError where a mode makes no sense for the model or the data."""
+    models, points = SERVES[command.mode]
+    config = command.config
+    if config.model not in models:
+        raise CommandError(f"--mode {command.mode} is for --model {' or '.join(models)}, not {config.model}")
+    if not points and data.SPECS[config.dataset].kind == "points":
+        raise CommandError(f"--mode {command.mode} is for images: {config.dataset} has points")
+
+
+def function_of(mode: str) -> Callable[[Command], None]:
+    """The function behind a mode; imported here, since torch takes seconds."""
+    if mode == "train":
+        import training
+
+        return lambda command: training.train(command.config)
+    if mode in ("nll", "mutual_info"):
+        import measure
+
+        return getattr(measure, mode)
+    import evaluation
+
+    return getattr(evaluation, mode)
+
+
+def dry_run(command: Command) -> None:
+    """Print the resolved config, the size of the model and where its files go."""
+    import torch
+
+    from diffusion import Gaussian
+    from models import build_model, parameter_count
+
+    config, spec = command.config, data.SPECS[command.config.dataset]
+    size, channels = config.input_size or spec.size, config.input_channels or spec.channels
+    points = config.a_dim if config.dataset == "mvn" else spec.size
+    shape = (points,) if spec.kind == "points" else (channels, size, size)
+    entries = 1
+    for side in shape:
+        entries *= side
+    unit = Gaussian(torch.zeros(entries).double(), torch.ones(entries).double(), None)
+    model = build_model(config, spec, shape, unit)
+    for name, value in config_module.to_dict(config).items():
+        print(f"{name:18} {value}")
+    print(f"{'experiment':18} {config.experiment}")
+    print(f"{'data':18} {'x'.join(map(str, shape))}")
+    print(f"{'parameters':18} {parameter_count(model):,}")
+    for root in ("models", "imgs", "logs", "results"):
+        print(f"{root:18} {config_module.folder(config, root)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; return the exit status."""
+    try:
+        command = config_module.parse(sys.argv[1:] if argv is None else argv, "run.py", data.SPECS)
+        check_served(command)
+        if command.config.dry_run:
+            dry_run(command)
+            return 0
+        return execute(command)
+    except CommandError as error:
+        print(f"run.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def execute(command: Command) -> int:
+    """Run the mode's function, in a process group where torchrun started one."""
+    import distributed
+    from assembly import pick_device
+    from training import Interrupted
+
+    distributed.start(pick_device(command.config.device))
+    try:
+        function_of(command.mode)(command)
+    except Interrupted as stop:
+        print(f"run.py: {stop}", file=sys.stderr)
+        return stop.status
+    finally:
+        distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

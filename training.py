@@ -1,0 +1,410 @@
+"""The training loop of every model, the latent diffusion included: when something is updated, logged or saved.
+
+A run is a function of its config: batches, noise and dropout come from (seed, step, place in the batch), so a run that
+was cut and started again ends bit for bit where the uncut one ends. `metrics.jsonl` therefore holds no timings.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+import config as config_module
+import data
+import distributed
+import plots
+from assembly import (
+    batches_of,
+    build_fresh,
+    checkpoints,
+    compile_networks,
+    describe_network,
+    fit_gaussian,
+    half_of,
+    load_data,
+    pick_device,
+)
+from config import Config
+from models import LatentDiffusion, schedule_for
+from noise import Noise, seed_dropout
+from sampling import generate
+from utils import CommandError, RunError, atomic, check_writable, load_checkpoint, save_checkpoint
+
+VALIDATION_ROWS = 1_000
+DISPLAY_STEPS = 100  # of the sampler, in the grids drawn during training
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One step
+
+
+def learning_rate(step: int, total: int, warmup: int, config: Config) -> float:
+    """Rate of a step: over the first `warmup` steps to twice --learning_rate, then a cosine to 0; or constant."""
+    if config.lr_schedule == "constant":
+        return config.learning_rate
+    if step < warmup:
+        return config.learning_rate * (1 + step / warmup)
+    return config.learning_rate * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+class Stepper:
+    """Weights, their average, and the optimiser: one update at a time.
+
+    The average's decay warms up, min(decay, (1 + t)/(10 + t)), so that a short run's average forgets its start.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, device: torch.device):
+        model.lower = half_of(config.precision, device)
+        self.model, self.ema = model, copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay, self.device = config.ema_decay, device
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+        decay = {"weight_decay": 1e-5} if config.optimizer == "adamw" else {}
+        self.optimizer = kind(model.parameters(), lr=config.learning_rate, fused=True, **decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=model.lower == torch.float16)
+        self.parallel = model
+        if distributed.world() > 1:
+            self.parallel = DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+        self.step = 0
+
+    def update(self, x: Tensor, noise: Noise, given: Tensor | None, progress: float, rate: float) -> dict[str, Tensor]:
+        """One optimiser step on a batch. Returns the loss terms' means [], on the device: nothing waits for them."""
+        self.model.train()
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self.parallel(x, noise, given, progress)
+        self.scaler.scale(terms["loss"]).backward()
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+        return {name: term.detach().mean() for name, term in terms.items()}
+
+    def state(self) -> dict:
+        return {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "step": self.step,
+                "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}  # fmt: skip
+
+    def load(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+
+
+class Interrupts:
+    """SIGTERM and Ctrl-C, noted and answered between two steps; a second one ends the process at once."""
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    def __enter__(self) -> Interrupts:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The run
+
+
+class Run:
+    """One training run in one folder: its model, its data, its log and its checkpoints."""
+
+    def __init__(self, stepper: Stepper, dataset: data.Dataset, config: Config, folder: Path, logs: Path,
+                 record: dict, validate: Callable[[nn.Module], dict],
+                 show: Callable[[nn.Module, int], None]):  # fmt: skip
+        self.stepper, self.dataset, self.config, self.folder, self.record = stepper, dataset, config, folder, record
+        self.metrics, self.validate, self.show = logs / "metrics.jsonl", validate, show
+        self.device, self.seed = stepper.device, config.r_seed
+        self.batch = min(config.batch_size, len(dataset))
+        if self.batch % distributed.world():
+            raise CommandError(f"--batch_size {self.batch} does not divide among {distributed.world()} processes")
+        self.epoch_steps = len(dataset) // self.batch
+        self.total = config.epochs * self.epoch_steps
+        if config.max_steps:
+            self.total = min(self.total, config.max_steps)
+        self.sums: dict[str, Tensor] = {}
+        self.board = None
+        if config.tb_logger and distributed.is_main():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(logs), purge_step=stepper.step)
+
+    def go(self) -> None:
+        """Train to the end. Raises Interrupted, the state saved, on a signal, and RunError on a diverging loss."""
+        bar = tqdm(total=self.total * self.batch, initial=self.stepper.step * self.batch, unit="img", smoothing=0.05,
+                   desc="training", disable=not distributed.is_main(), mininterval=0.5)  # fmt: skip
+        shown = saved = time.monotonic()
+        with bar, Interrupts() as interrupts:
+            for noise, x, given in self._batches():
+                self._step(noise, x, given)
+                bar.update(self.batch)
+                ended = self.stepper.step % self.epoch_steps == 0 or self.stepper.step == self.total
+                if time.monotonic() - shown > 1:
+                    bar.set_postfix_str(" ".join(f"{k} {v:.4g}" for k, v in self._means().items()))
+                    shown = time.monotonic()
+                if ended:
+                    self._end_epoch()
+                if ended or time.monotonic() - saved > 60 * self.config.save_minutes or interrupts.signal:
+                    self.save("last.pth")
+                    saved = time.monotonic()
+                if interrupts.signal:
+                    raise Interrupted(interrupts.signal)
+
+    def _batches(self) -> Iterator[tuple[Noise, Tensor, Tensor | None]]:
+        """This process's rows of every remaining batch: (noise, x [b, *shape] on the device, given z or None)."""
+        own = self.batch // distributed.world()
+        place = torch.arange(distributed.rank() * own, (distributed.rank() + 1) * own)
+        start = self.stepper.step
+
+        def lists():
+            for step in range(start, self.total):
+                epoch, within = divmod(step, self.epoch_steps)
+                if within == 0 or step == start:
+                    order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+                yield order[within * self.batch + place.numpy()].tolist()
+
+        given = self.dataset.given
+        stream = data.stream(self.dataset, _Sized(lists, self.total - start), self.device, self.config.num_workers)
+        place = place.to(self.device)
+        for step, (indices, raw) in enumerate(stream, start):
+            noise = Noise(self.seed, place, step)
+            flip = noise.uniform("flip") < 0.5 if self.dataset.spec.flip else None
+            x = data.to_float(raw, self.dataset.levels, flip)
+            z = None if given is None else torch.from_numpy(given[indices.numpy()]).to(self.device)
+            yield noise, x, z
+
+    def _step(self, noise: Noise, x: Tensor, given: Tensor | None) -> None:
+        step = self.stepper.step
+        seed_dropout(self.seed, step, distributed.rank())
+        rate = learning_rate(step, self.total, self.epoch_steps, self.config)
+        terms = self.stepper.update(x, noise, given, step / self.total, rate)
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, 0) + value.double()
+        self.sums["steps"] = self.sums.get("steps", 0) + 1
+
+    def _means(self) -> dict[str, float]:
+        """The epoch's mean of every term so far. Raises RunError where one is not a number."""
+        count = self.sums["steps"]
+        means = {name: (value / count).item() for name, value in self.sums.items() if name != "steps"}
+        if not all(map(math.isfinite, means.values())):
+            raise RunError(f"the loss is no longer finite near step {self.stepper.step}: {means}; the checkpoints in "
+                           f"{self.folder} are from before (try a lower --learning_rate)")  # fmt: skip
+        return means
+
+    def _end_epoch(self) -> None:
+        """Log the epoch, validate, draw and keep a checkpoint where they are due."""
+        epoch = math.ceil(self.stepper.step / self.epoch_steps)
+        self.sums = {name: distributed.mean(v) if isinstance(v, Tensor) else v for name, v in self.sums.items()}
+        means = self._means()
+        self.sums = {}
+        last = self.stepper.step == self.total
+        if distributed.is_main():
+            line = {"epoch": epoch, "step": self.stepper.step, "unit": self.record["unit"], "train": means,
+                    **self.validate(self.stepper.ema)}  # fmt: skip
+            self._log(line)
+            if epoch % (self.config.display_epochs or self.config.save_epochs) == 0 or last:
+                self.show(self.stepper.ema, epoch)
+        if epoch % self.config.save_epochs == 0 or last:
+            self.save(f"model-{epoch}.pth")
+
+    def _log(self, line: dict) -> None:
+        self.metrics.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.metrics, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            for part in ("train", "val"):
+                for name, value in line.get(part, {}).items():
+                    self.board.add_scalar(f"{part}/{name}", value, line["step"])
+            self.board.flush()
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint: everything that going on needs. A diverged state is refused, and replaces nothing."""
+        if self.sums:
+            self._means()
+        if distributed.is_main():
+            state = {**self.record, **self.stepper.state(), "sums": self.sums}
+            state["epoch"] = math.ceil(self.stepper.step / self.epoch_steps)
+            state["config"] = config_module.to_dict(self.config)
+            save_checkpoint(self.folder / name, state)
+
+    def resume(self, record: dict) -> None:
+        """Take up a checkpoint's state, and cut the log back to it."""
+        self.stepper.load(record)
+        self.sums = record["sums"]
+        if self.metrics.exists() and distributed.is_main():
+            kept = [line for line in self.metrics.read_text().splitlines(True) if _step_of(line) <= self.stepper.step]
+            with atomic(self.metrics) as temporary:
+                temporary.write_text("".join(kept))
+
+
+class Interrupted(Exception):
+    """The run was told to stop by a signal, and has saved its state."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
+        self.status = 128 + number
+
+
+class _Sized:
+    """An iterable that knows its length, as a DataLoader's sampler must."""
+
+    def __init__(self, make: Callable[[], Iterator], length: int):
+        self.make, self.length = make, length
+
+    def __iter__(self) -> Iterator:
+        return self.make()
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def _step_of(line: str) -> float:
+    """The step that a log line ends at; infinite for half a line."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Starting, going on
+
+
+def newest_sound(folder: Path, device) -> tuple[dict, Path] | None:
+    """The newest checkpoint of a folder that can be read, saying which were passed over."""
+    for path in [folder / "last.pth", *checkpoints(folder)]:
+        if path.exists():
+            try:
+                return load_checkpoint(path, device), path
+            except CommandError as error:
+                print(f"{error}; trying an older one", file=sys.stderr)
+    return None
+
+
+def start_or_resume(run: Run, config: Config) -> bool:
+    """Take up the folder's run, or clear the folder for a new one. Returns whether anything is left to do.
+
+    Raises CommandError where the folder holds a run with other settings.
+    """
+    found = newest_sound(run.folder, run.device) if config.resume else None
+    if found is None:
+        if distributed.is_main():
+            for old in [run.folder / "last.pth", *checkpoints(run.folder), run.metrics]:
+                old.unlink(missing_ok=True)
+        distributed.barrier()
+        return True
+    record, path = found
+    config_module.refuse_other_run(config, record["config"], path)
+    run.resume(record)
+    if run.stepper.step >= run.total:
+        print(f"{run.folder}: this run is finished ({record['epoch']} epochs, {run.stepper.step} steps); "
+              f"give a larger --epochs to extend it")  # fmt: skip
+        return False
+    before = record["config"]["epochs"]
+    more = f", extended from {before} to {config.epochs} epochs" if before != config.epochs else ""
+    print(f"{path}: going on at step {run.stepper.step} of {run.total}{more}")
+    return True
+
+
+def finish(run: Run, config: Config) -> None:
+    """Train, then draw the curves."""
+    if distributed.is_main():
+        check_writable(run.folder)
+    if start_or_resume(run, config):
+        run.go()
+        if distributed.is_main():
+            plots.training_curve(run.metrics, config_module.folder(config, "imgs") / "train" / "curve.png")
+            print(f"trained: {run.folder}/model-{math.ceil(run.total / run.epoch_steps)}.pth, log {run.metrics}")
+
+
+def train(config: Config) -> None:
+    """Mode `train`: fit the model to the data set's training split. Leaves checkpoints, a log, grids and curves."""
+    device = pick_device(config.device)
+    dataset, held_out = load_data(config, "train"), load_data(config, "val")
+    gaussian = fit_gaussian(dataset, config.num_workers)
+    model = build_fresh(config, dataset.shape, gaussian, device)
+    stepper = Stepper(model, config, device)
+    if config.compile:
+        compile_networks(model)
+    record = {"kind": config.model, "shape": list(dataset.shape), "gaussian": gaussian.state(),
+              "levels": dataset.levels, "unit": model.unit, "network": describe_network(model)}  # fmt: skip
+    folders = [config_module.folder(config, root) for root in ("models", "logs", "imgs")]
+
+    def validate(ema: nn.Module) -> dict:
+        return validation(ema, held_out, config, device)
+
+    def show(ema: nn.Module, epoch: int) -> None:
+        show_samples(ema, config, folders[2] / "train" / f"epoch-{epoch:04d}.png", device)
+
+    finish(Run(stepper, dataset, config, folders[0], folders[1], record, validate, show), config)
+
+
+@torch.no_grad()
+def validation(model: nn.Module, held_out: data.Dataset, config: Config, device: torch.device) -> dict:
+    """Loss terms on held-out images with noise that is the same at every epoch: means and standard errors."""
+    rows = range(min(len(held_out), VALIDATION_ROWS))
+    values: dict[str, list[Tensor]] = {}
+    for indices, x in batches_of(held_out, config.batch_size, device, rows):
+        if len(x) < 2:
+            continue  # the unbiased MMD needs a pair
+        given = None if held_out.given is None else torch.from_numpy(held_out.given[indices.numpy()]).to(device)
+        for name, term in model(x, Noise(config.r_seed, indices.to(device)), given).items():
+            values.setdefault(name, []).append(term.double().reshape(-1))
+    joined = {name: torch.cat(parts) for name, parts in values.items()}
+    means = {name: value.mean().item() for name, value in joined.items()}
+    errors = {name: (v.std() / math.sqrt(len(v))).item() for name, v in joined.items() if len(v) > 1}
+    return {"val": means, "val_se": errors}
+
+
+@torch.no_grad()
+def show_samples(model: nn.Module, config: Config, path: Path, device: torch.device) -> None:
+    """The grid of samples drawn during training, from --sampling_number fixed seeds."""
+    noise = Noise(config.r_seed, torch.arange(config.sampling_number, device=device))
+    steps = min(DISPLAY_STEPS, config.diffusion_steps)
+    x = generate(model, noise, steps=steps, sampler="ddim")
+    if x.dim() == 4:
+        plots.image_grid(x, path)
+    else:
+        plots.scatter(x[:, :2].cpu().numpy(), path, "samples")
+
+
+def train_latent(config: Config, latents: Tensor) -> None:
+    """Mode `train_latent_ddim`: fit the latent diffusion to the training split's latents [N, a_dim]."""
+    device = pick_device(config.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.r_seed)
+        model = LatentDiffusion(schedule_for(config), latents).to(device)
+    spec = data.Spec("latents", latents.shape[1], 1, None, "none", kind="points")
+    dataset = data.Dataset(spec, "train", np.arange(len(latents)), latents.numpy())
+    folder = config_module.folder(config, "models")
+    folder = folder.with_name(folder.name + "_latent")
+    logs = config_module.folder(config, "logs")
+    record = {"kind": "latent", "unit": "mean squared error"}
+    run = Run(Stepper(model, config, device), dataset, config, folder, logs.with_name(logs.name + "_latent"), record,
+              lambda ema: {}, lambda ema, epoch: None)  # fmt: skip
+    finish(run, config)
