@@ -25,9 +25,6 @@ from sklearn.svm import LinearSVC
 
 from utils import CommandError
 
-METRICS = ("dci", "tad", "mig", "sap", "factorvae", "modularity")
-PREDICTORS = ("gbt", "forest", "lasso", "fast")
-
 
 def check(codes: np.ndarray, factors: np.ndarray, source: str = "the codes") -> None:
     """Raise CommandError, naming `source`, where codes and factors cannot be compared."""

@@ -4,7 +4,8 @@ from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
 import disentanglement as dis
-from utils import CommandError
+import eval_disentanglement
+from utils import CommandError, read_json, write_npz
 
 SHAPES3D = (10, 10, 10, 8, 4, 15)
 
@@ -300,3 +301,72 @@ def test_codes_and_labels_that_do_not_go_together_are_refused(codes, factors, cu
     with pytest.raises(CommandError) as error:
         dis.evaluate(codes, factors, ("mig",))
     assert culprit in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The program
+
+PUBLISHED = [
+    "--model", "diff", "--a_dim", "256", "--mmd_weight", "0.1", "--epochs", "50", "--dataset", "celeba",
+    "--sampling_number", "16", "--deterministic", "--prior", "regular", "--r_seed", "64",
+]  # fmt: skip
+
+
+def write_latents(path, labels, codes, **more):
+    names = np.array([f"attribute {k}" for k in range(labels.shape[1])])
+    write_npz(path, all_a=codes.astype(np.float32), all_attr=labels, attr_names=names, split=np.array("test"), **more)
+
+
+def test_published_command_scores_the_saved_latents(in_tmp):
+    labels = (np.random.default_rng(0).random((300, 4)) < 0.5).astype(np.int64)
+    write_latents(in_tmp / "models/celeba_256d_0.1mmd/latents.npz", labels, labels + 0.1 * noise(300, 4))
+    assert eval_disentanglement.main(PUBLISHED) == 0
+    result = read_json(in_tmp / "results/celeba_256d_0.1mmd/disentanglement.json")
+    assert result["metrics"] == ["tad"] and result["seed"] == 64
+    record = result["files"][0]
+    assert record["split"] == "test" and record["rows"] == 300
+    assert record["mean"]["captured"] == 4 and len(record["folds"]["tad"]) == 5
+    assert all((in_tmp / picture).stat().st_size > 1000 for picture in record["pictures"])
+
+
+def test_several_seeds_give_intervals(in_tmp, capsys):
+    factors = factor_table(120, (3, 2))
+    for seed in range(3):
+        write_latents(in_tmp / f"seed{seed}.npz", factors, factors + 0.2 * seed * noise(120, 2, seed))
+    files = [f"seed{seed}.npz" for seed in range(3)]
+    assert eval_disentanglement.main(["--codes", *files, "--metrics", "mig", "modularity", "--output", "out"]) == 0
+    result = read_json(in_tmp / "out/disentanglement.json")
+    values = [record["mean"]["mig"] for record in result["files"]]
+    assert result["summary"]["mig"]["mean"] == pytest.approx(np.mean(values))
+    assert result["summary"]["mig"]["ci95"] == pytest.approx(4.30265 * np.std(values, ddof=1) / 3**0.5, rel=1e-5)
+    assert "seed2" in capsys.readouterr().out
+
+
+def test_published_files_with_float_factors_are_read(in_tmp):
+    factors = factor_table(80, (3, 2))
+    write_npz(in_tmp / "old.npz", all_a=factors + noise(80, 2), all_attr=factors / 10)
+    latents = eval_disentanglement.read_latents(in_tmp / "old.npz", rows=80, seed=0)
+    np.testing.assert_array_equal(latents.labels, factors)
+
+
+@pytest.mark.parametrize("arguments, culprit", [
+    (["--dataset", "digits"], "save_latent"),
+    (["--codes", "absent.npz"], "absent.npz"),
+    (["--codes", "unlabelled.npz"], "all_attr"),
+    (["--codes", "empty.npz"], "no labels"),
+    (["--codes", "factors.npz", "--disent_metric", "tad"], "factors.npz"),
+    (["--codes", "pickle.npz"], "pickle.npz"),
+    (["--codes", "factors.npz", "--metrics", "fid"], "--metrics"),
+    (["--codes", "nan.npz"], "nan.npz"),
+])  # fmt: skip
+def test_mistakes_are_one_line_and_leave_nothing(in_tmp, capsys, arguments, culprit):
+    factors = factor_table(40, (3, 2))
+    write_npz("unlabelled.npz", all_a=noise(40, 2))
+    write_latents("empty.npz", np.zeros((40, 0), np.int64), noise(40, 2))
+    write_latents("factors.npz", factors, noise(40, 2))
+    write_latents("nan.npz", factors, np.full((40, 2), np.nan))
+    np.savez("pickle.npz", all_a=np.array([{}], dtype=object), all_attr=factors)
+    assert eval_disentanglement.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("eval_disentanglement.py: error:") and error.count("\n") == 1 and culprit in error
+    assert not (in_tmp / "results").exists()

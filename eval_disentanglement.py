@@ -1,0 +1,173 @@
+"""How well single latents stand for single factors:  python eval_disentanglement.py --model diff --dataset celeba ...
+
+With the experiment's flags it scores models/EXP/latents.npz, which run.py --mode save_latent wrote; with --codes any
+files of that form (all_a [N, L], all_attr [N, K]), several checkpoints or seeds in one table with intervals.
+DCI is for classes and factors, TAD for attributes (labels that are 0 or 1); a class label is one factor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import config as configuration
+import data
+from utils import CommandError, file_hash, read_npz, versions, write_json
+
+PROG = "eval_disentanglement.py"
+METRICS = ("dci", "tad", "mig", "sap", "factorvae", "modularity")
+SHOWN = 40  # codes of a heat map
+
+
+@dataclass(frozen=True)
+class Latents:
+    """A file of codes with what is known of each row."""
+
+    name: str
+    path: Path
+    codes: np.ndarray  # [N, L] float
+    labels: np.ndarray  # [N, K] int, each column's values numbered from 0 in their order
+    label_names: list[str]  # K
+    split: str
+
+    @property
+    def are_attributes(self) -> bool:
+        return int(self.labels.max()) <= 1
+
+
+def _flags(group) -> None:
+    group.add_argument("--codes", nargs="+", metavar="FILE.npz",
+                       help="files to score instead of the experiment's latents; several give a table with intervals "
+                       "(default: models/EXP/latents.npz)")  # fmt: skip
+    group.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME",
+                       help=f"which scores: {', '.join(METRICS)} (default: --disent_metric where given, else tad for "
+                       "attributes and dci for classes and factors)")  # fmt: skip
+    group.add_argument("--predictor", choices=("gbt", "forest", "lasso", "fast"), default="gbt",
+                       help="what DCI takes importances from: boosted trees (the reference), random forest, lasso, or "
+                       "a few seconds' randomised trees (default: gbt)")  # fmt: skip
+    group.add_argument("--folds", type=configuration.integer(2, 100), default=5, help="folds (default: 5)")
+    group.add_argument("--rows", type=configuration.integer(4), default=10_000,
+                       help="at most so many rows of a file, drawn at random (default: 10000)")  # fmt: skip
+    group.add_argument("--jobs", type=int, default=-1, help="processes; -1 is one a core (default: -1)")
+    group.add_argument("--output", metavar="DIR", help="folder of disentanglement.json and the heat maps (default: "
+                       "results/EXP, or results/codes-FILE with --codes)")  # fmt: skip
+
+
+def read_latents(path: Path, rows: int, seed: int) -> Latents:
+    """Read a file that save_latent wrote, or a published one. Raises CommandError for anything else."""
+    arrays = read_npz(path, "all_a", "all_attr")
+    codes, labels = arrays["all_a"], arrays["all_attr"]
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    if codes.ndim != 2 or codes.dtype.kind not in "fiu" or labels.dtype.kind not in "fiub" or labels.ndim != 2:
+        raise CommandError(f"{path}: all_a and all_attr must be tables of numbers [N, L] and [N, K]")
+    if labels.shape[1] == 0:
+        raise CommandError(f"{path} has no labels: this data set has none to compare codes with")
+    if len(labels) != len(codes) or not np.isfinite(labels).all():
+        raise CommandError(f"{path}: {len(labels)} rows of labels for {len(codes)} of codes, all of them finite")
+    names = [str(name) for name in arrays.get("attr_names", ())]
+    if len(names) != labels.shape[1]:
+        names = [f"label {k}" for k in range(labels.shape[1])] if labels.shape[1] > 1 else ["class"]
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(codes))[:rows])
+    numbered = np.stack([np.unique(column, return_inverse=True)[1] for column in labels[chosen].T], axis=1)
+    split = str(arrays["split"]) if "split" in arrays else "unknown"
+    name = path.parent.name if path.stem == "latents" else path.stem
+    return Latents(name, path, codes[chosen], numbered, names, split)
+
+
+def draw(latents: Latents, matrices: dict, folder: Path, number: int) -> list[Path]:
+    """A heat map of each matrix [L, K] of file `number`: the codes with the largest entries."""
+    import plots
+
+    paths = []
+    for kind, matrix in matrices.items():
+        values = np.abs(2 * matrix - 1) if kind == "auroc" else matrix
+        strongest = np.sort(np.argsort(-values.max(axis=1), kind="stable")[:SHOWN])
+        title = "|2 AUROC - 1| of each code" if kind == "auroc" else "importance of each code (DCI)"
+        if len(values) > SHOWN:
+            title += f", the {SHOWN} strongest of {len(values)}"
+        path = folder / f"{kind}-{number}.png"
+        plots.heat_map(values[strongest], [f"z{code}" for code in strongest], latents.label_names, title, path)
+        paths.append(path)
+    return paths
+
+
+def table(records: list[dict], summary: dict) -> str:
+    """Each score of each file, mean +- sd over folds; below, mean +- half the 95% interval over files."""
+    lines = []
+    for record in records:
+        lines.append(f"{record['name']}: {record['rows']} rows of {record['split']}, {record['codes']} codes, "
+                     f"{record['labels']} labels; mean +- sd over folds")  # fmt: skip
+        lines += [f"  {name:22s} {record['mean'][name]:8.4f} +- {record['sd'][name]:.4f}" for name in record["mean"]]
+    if summary:
+        lines.append(f"over {len(records)} files: mean +- half width of the 95% t-interval (sd)")
+        lines += [f"  {name:22s} {s['mean']:8.4f} +- {s['ci95']:.4f} ({s['sd']:.4f})" for name, s in summary.items()]
+    return "\n".join(lines)
+
+
+def _choose_metrics(files: list[Latents], own: argparse.Namespace, command: configuration.Command) -> tuple[str, ...]:
+    if own.metrics:
+        return tuple(own.metrics)
+    if "disent_metric" in command.given:
+        return (command.config.disent_metric,)
+    return ("tad",) if all(latents.are_attributes for latents in files) else ("dci",)
+
+
+def _run(argv: list[str] | None) -> None:
+    command, own = configuration.parse(sys.argv[1:] if argv is None else argv, PROG, data.SPECS, extra=_flags)
+    cfg = command.config
+    experiment = configuration.folder(cfg, "models") / "latents.npz"
+    if not own.codes and not experiment.is_file():
+        raise CommandError(f"{experiment} does not exist: make it with run.py --mode save_latent and the same flags")
+    paths = [Path(path) for path in own.codes or [experiment]]
+    files = [read_latents(path, own.rows, cfg.r_seed) for path in paths]
+
+    import sklearn
+
+    import disentanglement
+
+    metrics = _choose_metrics(files, own, command)
+    for latents in files:
+        disentanglement.check(latents.codes, latents.labels, str(latents.path))
+        if "tad" in metrics and not latents.are_attributes:
+            raise CommandError(f"{latents.path}: tad needs labels that are 0 or 1; use --metrics dci")
+    default = configuration.folder(cfg, "results") if not own.codes else Path(
+        cfg.result_folder, f"codes-{files[0].name}")  # fmt: skip
+    folder = Path(own.output or default)
+
+    records = []
+    for number, latents in enumerate(files):
+        scores = disentanglement.evaluate(
+            latents.codes, latents.labels, metrics, own.predictor, own.folds, cfg.r_seed, own.jobs
+        )
+        pictures = draw(latents, scores["matrices"], folder, number)
+        records.append({"name": latents.name, "path": latents.path, "hash": file_hash(latents.path),
+                        "split": latents.split, "rows": len(latents.codes), "codes": latents.codes.shape[1],
+                        "labels": latents.labels.shape[1], "label_names": latents.label_names, **scores,
+                        "pictures": pictures})  # fmt: skip
+    names = records[0]["mean"] if len(records) > 1 else ()
+    summary = {name: disentanglement.interval([record["mean"][name] for record in records]) for name in names}
+    write_json(folder / "disentanglement.json", {
+        "metrics": metrics, "predictor": own.predictor, "fold_count": own.folds, "seed": cfg.r_seed,
+        "files": records, "summary": summary, "config": None if own.codes else configuration.to_dict(cfg),
+        "versions": {**versions(), "scikit-learn": sklearn.__version__},
+    })  # fmt: skip
+    print(table(records, summary))
+    print(f"-> {folder / 'disentanglement.json'}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program. Returns the exit status: 0, or 2 after one line on stderr."""
+    try:
+        _run(argv)
+    except CommandError as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
