@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
+import data
 from modules import Classifier
 from utils import CommandError, file_hash, load_checkpoint, read_npz, write_npz
 
@@ -396,30 +397,19 @@ def _size_text(shape: Sequence[int]) -> str:
 
 
 def dataset_images(name: str, data_dir: str, split: str, channels: int) -> Images:
-    """The images of a data set's split, its levels spread over 0 .. 255, with `channels` channels."""
-    import data
+    """The images of a data set's split with these channels, their levels spread over 0 .. 255.
 
-    dataset = data.load(name, split, root=data_dir)
-    first = np.asarray(dataset.raw([0]))
-    if first.ndim != 4:
+    Raises CommandError for a set that is unknown, absent, or holds no images.
+    """
+    if name in data.SPECS and data.SPECS[name].kind == "points":
         raise CommandError(f"data set '{name}' holds points, not images")
+    dataset = data.load(name, split, root=data_dir, channels=channels)
 
     def read(numbers):
-        raw = np.asarray(dataset.raw(numbers))
-        pixels = np.floor(raw * (255 / (dataset.levels - 1)) + 0.5).astype(np.uint8)
-        return _with_channels(pixels, channels)
+        raw = dataset.raw(numbers).numpy()
+        return raw if dataset.levels == 256 else np.rint(raw * (255 / (dataset.levels - 1))).astype(np.uint8)
 
-    return Images(f"{name} ({split})", len(dataset), read([0]).shape[1:], read)
-
-
-def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """[B, 1 or 3, H, W] with the channels asked for: grey repeated, or colours weighted as PIL weights them."""
-    if pixels.shape[1] == channels:
-        return pixels
-    if channels == 3:
-        return np.repeat(pixels, 3, axis=1)
-    grey = np.tensordot(pixels, [0.299, 0.587, 0.114], axes=(1, 0))  # ITU-R 601-2
-    return np.floor(grey + 0.5).astype(np.uint8)[:, None]
+    return Images(f"{name} ({split})", len(dataset), dataset.shape, read)
 
 
 def _batches(images: Images, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

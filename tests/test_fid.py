@@ -269,7 +269,9 @@ def test_images_of_a_data_set_spread_their_levels():
     pixels = grey.read(np.arange(50))
     assert pixels.dtype == np.uint8 and pixels.min() == 0 and pixels.max() == 255
     np.testing.assert_array_equal(rgb.read(np.arange(50)), pixels.repeat(3, axis=1))
-    assert grey.count > 1000
+    assert rgb.count == grey.count > 1000 and rgb.shape == (3, *grey.shape[1:])
+    with pytest.raises(CommandError, match="points"):
+        fid.dataset_images("moons", "./data", "train", 3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -356,6 +358,19 @@ def test_what_is_missing_is_named_with_its_cure(experiment, capsys):
     assert "FOLDER" in refused(gen_fid_stats, ["cats"], capsys)
     assert "cannot write" in refused(calc_fid, ["celeba_imgs", SAMPLES, "--output", "celeba_imgs"], capsys)
     assert not (experiment / "fid_stats").exists()
+
+
+def test_a_data_set_is_a_reference_by_its_name(in_tmp, capsys):
+    raw = fid.dataset_images("digits", "./data", "test", 3)
+    save_classifier("models/digits_classifier.pth", size=raw.shape[-1])
+    (in_tmp / "samples").mkdir()
+    for number, pixels in enumerate(raw.read(np.arange(raw.count))):
+        Image.fromarray(pixels.transpose(1, 2, 0)).save(in_tmp / f"samples/{number:04d}.png")
+    assert calc_fid.main(["digits", "samples", "--data_dir", "./data", "--split", "test", *CLASSIFIER]) == 0
+    (record,) = entries("results/samples/fid.json").values()
+    assert record["fid"] == pytest.approx(0, abs=1e-9) and record["reference"] == "digits (test)"
+    capsys.readouterr()
+    assert "cats" in refused(gen_fid_stats, ["cats", "--data_dir", "./data", *CLASSIFIER], capsys)
 
 
 def test_results_go_beside_the_experiment():
