@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gen_fid_stats import Parser, add_flags, build_extractor, check_writable, statistics_path
+from gen_fid_stats import Parser, build_extractor, check_writable, parse, statistics_path
 from utils import CommandError, read_json, versions, write_json
 
 
@@ -47,8 +47,8 @@ def report(record: dict, path: Path) -> str:
 
     se, sd = record["fid_se"], record["kid_sd"]
     line = (
-        f"FID {record['fid']:.4f}{'' if se is None else f' (se {se:.4f})'}, "
-        f"KID {record['kid']:.6f}{'' if sd is None else f' (subset sd {sd:.6f})'}: "
+        f"FID {record['fid']:.6g}{'' if se is None else f' (se {se:.2g})'}, "
+        f"KID {record['kid']:.6g}{'' if sd is None else f' (subset sd {sd:.2g})'}: "
         f"{record['extractor']}, resize {record['resize']}, weights {record['weights']}, {record['count']} images "
         f"against {record['reference_count']} of {record['reference']} -> {path}"
     )
@@ -59,8 +59,7 @@ def _run(argv: list[str] | None) -> None:
     parser = Parser(prog="calc_fid.py", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="the reference: a name, an .npz file, a folder, or a data set")
     parser.add_argument("folder", metavar="FOLDER", help="folder of the images to measure, an image a file")
-    add_flags(parser)
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
     path = check_writable(Path(args.output) if args.output else result_path(Path(args.folder)))
     entries = read_json(path) if path.exists() else {}
     place = find_reference(args)

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from config import integer
+from data import SPECS
 from utils import CommandError
 
 
@@ -23,8 +24,16 @@ class Parser(argparse.ArgumentParser):
         raise CommandError(message)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that gen_fid_stats.py and calc_fid.py share."""
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Add the flags that gen_fid_stats.py and calc_fid.py share, and parse. Raises CommandError for a wrong one."""
+    _add_flags(parser)
+    args = parser.parse_args(argv)
+    if args.data_dir and args.name not in SPECS:
+        raise CommandError(f"with --data_dir, '{args.name}' must be a data set (known: {', '.join(SPECS)})")
+    return args
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--extractor", choices=("inception", "classifier"), default="inception",
                         help="network whose features are compared; classifier is a small CNN trained on the data set "
                         "itself (train_classifier.py --images), not comparable with Inception (default: %(default)s)")
@@ -87,8 +96,7 @@ def _run(argv: list[str] | None) -> None:
     parser = Parser(prog="gen_fid_stats.py", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="what the statistics are called, or with --data_dir a data set")
     parser.add_argument("folder", metavar="FOLDER", nargs="?", help="folder of reference images, an image a file")
-    add_flags(parser)
-    args = parser.parse_args(argv)
+    args = parse(parser, argv)
     if (args.folder is None) == (args.data_dir is None):
         raise CommandError("give either a FOLDER of images or --data_dir, where NAME is a data set")
     path = check_writable(Path(args.output or statistics_path(args)))
