@@ -49,10 +49,11 @@ class Spec:
     kind: str = "image"  # 'image' | 'points'
     source: str = "built in"  # where to get it, and where to put it under --data_dir
     exact: bool = False  # is log p(x) known?
+    gives_z: bool = False  # does each row bring the z it is conditioned on?
 
 
 def _points(name: str) -> Spec:
-    return Spec(name, 2, 1, None, "none", width=128, depth=3, kind="points", exact=True)
+    return Spec(name, 2, 1, None, "none", width=128, depth=3, kind="points", exact=True, gives_z=name == "mvn")
 
 
 _DIGITS = tuple("0123456789")
@@ -148,7 +149,7 @@ class Dataset:
 
     def _read(self, indices: np.ndarray) -> np.ndarray:
         """Images of the source at this split's size and channels: uint8 [B, C, H, W]."""
-        return _recolour(self.source.images.read(self.rows[indices], self.spec.size), self.spec.channels)
+        return recolour(self.source.images.read(self.rows[indices], self.spec.size), self.spec.channels)
 
     def _hold(self) -> None:
         """Read everything once, in threads: decoding lets go of the interpreter."""
@@ -258,7 +259,7 @@ def cut(count: int, val: float = 0.1, test: float = 0.1) -> dict[str, np.ndarray
     return {"test": order[:tests], "val": order[tests : tests + vals], "train": order[tests + vals :]}
 
 
-def _recolour(images: np.ndarray, channels: int) -> np.ndarray:
+def recolour(images: np.ndarray, channels: int) -> np.ndarray:
     """uint8 [B, C, H, W] as grey (ITU-R BT.601 luma) or as RGB."""
     if images.shape[1] == channels:
         return images

@@ -50,6 +50,10 @@ class Noise:
         """The same samples at another step."""
         return Noise(self.seed, self.index, step)
 
+    def fork(self, name: str) -> Noise:
+        """The same samples' noise for another purpose: independent of this one, stream by stream."""
+        return Noise((self.seed * 1_000_003 + zlib.crc32(name.encode())) & 0x7FFFFFFF, self.index, self.step)
+
     def _bits(self, stream: str, count: int) -> torch.Tensor:
         """[B, count] int64, uniform over all bit patterns."""
         device = self.index.device

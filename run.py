@@ -49,12 +49,12 @@ def function_of(mode: str) -> Callable[[Command], None]:
 
         return lambda command: training.train(command.config)
     if mode in ("nll", "mutual_info"):
-        import measure
-
-        return getattr(measure, mode)
-    import evaluation
-
-    return getattr(evaluation, mode)
+        import measure as room
+    elif mode in ("eval", "eval_fid", "save_original_img"):
+        import evaluation as room
+    else:
+        import representation as room
+    return getattr(room, {"eval": "sample_images"}.get(mode, mode))
 
 
 def dry_run(command: Command) -> None:

@@ -135,11 +135,12 @@ def sample(sampler: str, denoiser: Denoiser, noise: Noise, shape: tuple[int, ...
 
 def generate(model, noise: Noise, z: Tensor | None = None, sampler: str = "ddpm", steps: int | None = None,
              spacing: str = "time", eta: float = 0.0, guidance: float = 1.0,
-             on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
+             denoiser: Denoiser | None = None, on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
     """Samples of any model of models.py, for the numbered samples of `noise`. -> [B, *shape]
 
-    z       what the samples are conditioned on; by default each sample's draw from the model's prior
-    steps   of the sampler; by default all of the model's schedule
+    z           what the samples are conditioned on; by default each sample's draw from the model's prior
+    steps       of the sampler; by default all of the model's schedule
+    denoiser    what walks, where it is not the model's own (two-phase sampling)
     """
     regulariser = getattr(model, "regulariser", None)
     if z is None and regulariser is not None:
@@ -147,6 +148,6 @@ def generate(model, noise: Noise, z: Tensor | None = None, sampler: str = "ddpm"
     if hasattr(model, "decode"):
         with torch.no_grad():
             return model.decode(z)
-    denoiser = model.denoise if guidance == 1 else guided(model.denoise, guidance)
+    denoiser = denoiser or (model.denoise if guidance == 1 else guided(model.denoise, guidance))
     grid = model.schedule.grid(steps or model.schedule.steps, spacing)
     return sample(sampler, denoiser, noise, model.shape, grid, z, eta, on_step)

@@ -1,0 +1,219 @@
+"""The modes that sample: a trained model turned into pictures, one function a mode.
+
+They draw numbered samples: sample i depends on the seed and on i, not on the batch it is drawn in or
+on the process that draws it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import config as config_module
+import distributed
+import plots
+from assembly import Trained, batches_of, find_checkpoint, load_data, open_latent, open_trained
+from config import Command
+from models import LatentDiffusion
+from noise import Noise
+from sampling import generate, switch
+from utils import CommandError, check_writable, file_hash, read_json, versions, write_json, write_npz
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Drawing numbered samples
+
+
+def sampler_settings(trained: Trained) -> dict:
+    """What `sampling.generate` is told by the flags."""
+    config = trained.config
+    sampler = "ddim" if config.deterministic else config.sampler
+    steps = config.sample_steps or (20 if sampler == "dpmpp" else config.diffusion_steps)
+    if config.guidance != 1 and config.model == "diff" and not trained.model.has_unconditional:
+        raise CommandError("--guidance needs a model trained with --z_dropout: this one has no unconditional branch")
+    if config.guidance != 1 and config.model != "diff":
+        raise CommandError(f"--guidance steers towards a z: --model diff, not {config.model}")
+    return {"sampler": sampler, "steps": steps, "spacing": config.spacing, "eta": config.eta,
+            "guidance": config.guidance}  # fmt: skip
+
+
+def two_phase(trained: Trained) -> tuple[Callable, str]:
+    """The vanilla denoiser down to --split_step, InfoDiffusion from there (InfoDiffusion, sec. 4.2), and its hash.
+
+    Raises CommandError where the vanilla model is wanted and not there.
+    """
+    config, schedule = trained.config, trained.model.schedule
+    if config.split_step >= schedule.steps:
+        return trained.model.denoise, "none: all steps are InfoDiffusion's"
+    if config.guidance != 1:
+        raise CommandError("--guidance is not for two-phase sampling: use --split_step T or --is_latent")
+    plain = replace(config, model="vanilla")
+    if config.vanilla_from:
+        path = Path(config.vanilla_from)
+    else:
+        try:
+            path = find_checkpoint(config_module.folder(plain, "models"), None)
+        except CommandError as error:
+            cure = f"(--model vanilla), or give --vanilla_from FILE, or --split_step {schedule.steps} to do without"
+            raise CommandError(f"two-phase sampling starts with plain diffusion: {error} {cure}") from None
+    vanilla = open_trained(Command("eval", plain, frozenset()), path).model
+    if vanilla.shape != trained.model.shape:
+        raise CommandError(f"{path} makes images of {vanilla.shape}, this model of {trained.model.shape}")
+    at = schedule.logsnr(torch.tensor([config.split_step + 0.5])).item()
+    return switch(vanilla.denoise, trained.model.denoise, at), file_hash(path)
+
+
+def draw_latents(latent: LatentDiffusion, noise: Noise, settings: dict) -> Tensor:
+    """z from the latent diffusion, standardisation undone. -> [B, a_dim]"""
+    steps = min(settings["steps"], latent.schedule.steps)
+    return latent.to_latents(generate(latent, noise.fork("latent"), sampler=settings["sampler"], steps=steps))
+
+
+def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Noise], Tensor], dict]:
+    """A function from numbered noise to samples [B, *shape], and the setting that it stands for.
+
+    phases      two-phase sampling, where the model is InfoDiffusion and z comes from its prior
+    """
+    config, settings = trained.config, sampler_settings(trained)
+    manifest = {"checkpoint_hash": file_hash(trained.path), "seed": config.r_seed, **settings}
+    latent, denoiser = None, None
+    if config.is_latent:
+        if config.model != "diff":
+            raise CommandError(f"--is_latent draws z for --model diff, not {config.model}")
+        latent = open_latent(trained)
+        manifest["z"] = "latent diffusion"
+    elif config.model == "diff" and phases:
+        denoiser, manifest["vanilla"] = two_phase(trained)
+        manifest["split_step"] = config.split_step
+
+    def draw(noise: Noise) -> Tensor:
+        z = None if latent is None else draw_latents(latent, noise, settings)
+        return generate(trained.model, noise, z, denoiser=denoiser, **settings)
+
+    return draw, manifest
+
+
+def numbered(trained: Trained, wanted: list[int], what: str):
+    """Yield (indices, noise) in batches for this process's share of the wanted numbers, under a progress bar."""
+    own = wanted[distributed.rank() :: distributed.world()]
+    size = trained.config.batch_size
+    with tqdm(total=len(own), desc=what, unit="img", disable=not distributed.is_main()) as bar:
+        for start in range(0, len(own), size):
+            indices = own[start : start + size]
+            yield indices, Noise(trained.config.r_seed, torch.tensor(indices, device=trained.device))
+            bar.update(len(indices))
+
+
+def image_path(folder: Path, index: int, prefix: str = "") -> Path:
+    return folder / f"{prefix}{index:06d}.png"
+
+
+def write_images(pool: ThreadPoolExecutor, x: Tensor, paths: list[Path]) -> list:
+    """Hand images [B,C,H,W] to the writer pool, a file each: sampling does not wait for PNG."""
+    return [pool.submit(plots.write_png, path, image) for path, image in zip(paths, plots.to_uint8(x), strict=True)]
+
+
+def sample_images(command: Command) -> None:
+    """Mode `eval`: numbered samples, each its own file, and a sheet of them; for points a scatter plot and an .npz."""
+    trained = open_trained(command)
+    config = trained.config
+    folder = config_module.folder(config, "imgs") / "eval"
+    check_writable(folder)
+    draw, setting = drawer(trained, phases=bool({"split_step", "vanilla_from"} & command.given))
+    samples, done = [], []
+    with ThreadPoolExecutor() as pool:
+        for indices, noise in numbered(trained, list(range(config.sampling_number)), "sampling"):
+            x = draw(noise)
+            samples.append(x.cpu())
+            if x.dim() == 4:
+                done += write_images(pool, x, [image_path(folder, i, "sample-") for i in indices])
+        for future in done:
+            future.result()
+    parts = distributed.gather_objects(torch.cat(samples) if samples else torch.empty(0))
+    if not distributed.is_main():
+        return
+    x = torch.empty(config.sampling_number, *trained.model.shape)
+    for rank, part in enumerate(parts):
+        x[rank :: len(parts)] = part
+    if x.dim() == 4:
+        plots.image_grid(x[:256], folder / "grid.png")
+    else:
+        write_npz(folder / "samples.npz", samples=x.numpy())
+        plots.scatter(x[:, :2].numpy(), folder / "scatter.png", f"{len(x)} samples of {config.experiment}")
+    record = {**setting, "samples": len(x), "versions": versions(), **trained.provenance()}
+    write_json(config_module.folder(config, "results") / "eval.json", record)
+    print(f"{len(x)} samples in {folder}")
+
+
+def eval_fid(command: Command) -> None:
+    """Mode `eval_fid`: exactly --sampling_number images for calc_fid.py; missing ones are drawn, others kept.
+
+    A manifest in results/EXP/ tells the setting; a folder of another setting is emptied first.
+    """
+    trained = open_trained(command)
+    config = trained.config
+    name = "eval-fid-latent" if config.is_latent else "eval-fid-fast"
+    folder = config_module.folder(config, "imgs") / name
+    draw, setting = drawer(trained, phases=True)
+    manifest = config_module.folder(config, "results") / f"{name}.json"
+    if distributed.is_main():
+        prepare_folder(folder, manifest, setting, config.sampling_number)
+        write_json(manifest, {**setting, "versions": versions(), **trained.provenance()})
+    distributed.barrier()
+    missing = [i for i in range(config.sampling_number) if not image_path(folder, i).exists()]
+    distributed.barrier()
+    done = []
+    with ThreadPoolExecutor() as pool:
+        for indices, noise in numbered(trained, missing, "sampling"):
+            done += write_images(pool, draw(noise), [image_path(folder, i) for i in indices])
+        for future in done:
+            future.result()
+    distributed.barrier()
+    if distributed.is_main():
+        print(f"{len(list(folder.iterdir()))} images in {folder} ({len(missing)} drawn now); setting in {manifest}")
+
+
+def prepare_folder(folder: Path, manifest: Path, setting: dict, count: int) -> None:
+    """Leave in `folder` only whole images numbered below `count` that were drawn with this very setting.
+
+    Raises CommandError where the folder holds something that is not ours to delete.
+    """
+    check_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    there = sorted(folder.iterdir())
+    for path in there:
+        ours = path.suffix == ".png" and (path.stem.isdigit() or path.name.startswith("."))
+        if not ours:
+            raise CommandError(f"{folder} holds {path.name}, which is no numbered image: move it away")
+    same = manifest.exists() and all(read_json(manifest).get(key) == value for key, value in setting.items())
+    for path in there:
+        if not same or not path.stem.isdigit() or int(path.stem) >= count:
+            path.unlink()
+
+
+def save_original_img(command: Command) -> None:
+    """Mode `save_original_img`: {dataset}_imgs/{i:06d}.png, one file an image, at the size that the model sees."""
+    config = command.config
+    dataset = load_data(config, config.split or "train")
+    folder = Path(f"{config.dataset}_imgs")
+    check_writable(folder)
+    if folder.exists():
+        shutil.rmtree(folder) if all(p.suffix == ".png" for p in folder.iterdir()) else _not_ours(folder)
+    rows = range(min(len(dataset), config.num_images or len(dataset)))
+    bar = tqdm(total=len(rows), desc="writing", unit="img")
+    with ThreadPoolExecutor() as pool, bar:
+        for indices, x in batches_of(dataset, 256, "cpu", rows, config.num_workers):
+            for future in write_images(pool, x, [image_path(folder, i) for i in indices.tolist()]):
+                future.result()
+            bar.update(len(x))
+    print(f"{len(rows)} images of {config.dataset} ({dataset.split}) in {folder}")
+
+
+def _not_ours(folder: Path) -> None:
+    raise CommandError(f"{folder} holds files that are not images: move them away")
