@@ -92,7 +92,8 @@ class Stepper:
         self.scaler.update()
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
         return {name: term.detach().mean() for name, term in terms.items()}
 
     def state(self) -> dict:
@@ -212,9 +213,12 @@ class Run:
         count = self.sums["steps"]
         means = {name: (value / count).item() for name, value in self.sums.items() if name != "steps"}
         if not all(map(math.isfinite, means.values())):
-            raise RunError(f"the loss is no longer finite near step {self.stepper.step}: {means}; the checkpoints in "
-                           f"{self.folder} are from before (try a lower --learning_rate)")  # fmt: skip
+            raise self._diverged(f"the loss is ({means})")
         return means
+
+    def _diverged(self, what: str) -> RunError:
+        return RunError(f"{what} no longer finite near step {self.stepper.step}; the checkpoints in {self.folder} are "
+                        f"from before (try a lower --learning_rate)")  # fmt: skip
 
     def _end_epoch(self) -> None:
         """Log the epoch, validate, draw and keep a checkpoint where they are due."""
@@ -233,9 +237,12 @@ class Run:
             self.save(f"model-{epoch}.pth")
 
     def _log(self, line: dict) -> None:
-        self.metrics.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.metrics, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            self.metrics.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.metrics, "a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise CommandError(f"cannot write {self.metrics}: {error.strerror or error}") from error
         if self.board is not None:
             for part in ("train", "val"):
                 for name, value in line.get(part, {}).items():
@@ -246,6 +253,8 @@ class Run:
         """Write a checkpoint: everything that going on needs. A diverged state is refused, and replaces nothing."""
         if self.sums:
             self._means()
+        if not torch.stack(torch._foreach_norm(list(self.stepper.model.parameters()))).isfinite().all():
+            raise self._diverged("the weights are")
         if distributed.is_main():
             state = {**self.record, **self.stepper.state(), "sums": self.sums}
             state["epoch"] = math.ceil(self.stepper.step / self.epoch_steps)
@@ -334,7 +343,8 @@ def start_or_resume(run: Run, config: Config) -> bool:
 def finish(run: Run, config: Config) -> None:
     """Train, then draw the curves."""
     if distributed.is_main():
-        check_writable(run.folder)
+        for folder in (run.folder, run.metrics.parent, config_module.folder(config, "imgs")):
+            check_writable(folder)
     if start_or_resume(run, config):
         run.go()
         if distributed.is_main():
