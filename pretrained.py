@@ -12,10 +12,7 @@ i + 1 steps of their schedule. Nothing is fetched, and no file is read in a way 
 from __future__ import annotations
 
 import copy
-import pickle
 import re
-import struct
-import zipfile
 from pathlib import Path
 
 import torch
@@ -23,15 +20,11 @@ from torch import Tensor, nn
 
 from diffusion import Schedule, cosine_schedule, linear_schedule
 from iddpm import GROUPS, ImprovedUNet
-from utils import CommandError, read_json
+from utils import UNREADABLE, CommandError, read_json
 
 # What the shapes in a state dict of improved diffusion do not tell: its published models have 4 heads, 4000 steps of
 # the cosine schedule, and feed index i as i * 1000/4000.
 IDDPM_HEADS, IDDPM_STEPS, IDDPM_TIMES = 4, 4000, 1000
-
-# What torch.load raises on broken files, by mutating some thousands of them.
-_UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AssertionError, TypeError,
-               AttributeError, OSError, struct.error, zipfile.BadZipFile)  # fmt: skip
 
 
 class PretrainedDenoiser(nn.Module):
@@ -167,7 +160,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise CommandError(f"--init_from: {path} does not exist, or is not a file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CommandError(f"{path} cannot be read as a state dict (truncated?): {reason[:160]}") from None
     if not isinstance(state, dict):

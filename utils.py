@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import platform
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -20,6 +21,10 @@ from pathlib import Path
 import numpy as np
 
 CHECKPOINT_FORMAT = 1
+
+# What torch.load raises on broken files, by mutating some thousands of them.
+UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AssertionError, TypeError,
+              AttributeError, OSError, struct.error, zipfile.BadZipFile)  # fmt: skip
 
 
 class CommandError(Exception):
@@ -129,7 +134,7 @@ def load_checkpoint(path: str | Path, device = "cpu") -> dict:
         raise CommandError(f"checkpoint {path} does not exist")
     try:
         record = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CommandError(f"checkpoint {path} cannot be read (truncated, or not ours): {reason[:160]}") from None
     if not isinstance(record, dict) or record.get("format") != CHECKPOINT_FORMAT:
