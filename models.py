@@ -183,17 +183,7 @@ class InfoDiff(Diffusion, Encoding):
         For I(x; z + N(0, tau^2)): a denoiser must match the z it is given.
         """
         twin = copy.deepcopy(self)
-        embed = twin.network.embed_z
-        if embed.tokens:
-            for name, rows in (("first", 1), ("bias", 1), ("null", 1)):
-                old = getattr(embed, name)
-                if old is not None:
-                    setattr(embed, name, nn.Parameter(torch.cat([old.data, torch.zeros_like(old.data[:rows])])))
-        else:
-            wide = nn.Linear(embed.first.in_features + 1, embed.first.out_features)
-            wide.weight.data = torch.cat([embed.first.weight.data, torch.zeros_like(embed.first.weight.data[:, :1])], 1)
-            wide.bias.data = embed.first.bias.data.clone()
-            embed.first = wide
+        twin.network.embed_z.add_level()
         twin.network.z_dim += 1
         return twin
 

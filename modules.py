@@ -68,11 +68,20 @@ class LatentEmbedding(nn.Module):
         self.last = nn.Sequential(nn.SiLU(), nn.Linear(width, width))
         shape = (z_dim, width) if tokens else (width,)
         self.null = nn.Parameter(torch.randn(shape) * 0.02) if null else None
+        self.level = None
+
+    def add_level(self) -> None:
+        """Take one entry of z more from now on, the last, of which nothing is made yet: its weights start at zero."""
+        self.level = nn.Parameter(torch.zeros_like(self.last[1].bias))
 
     def forward(self, z: Tensor | None, keep: Tensor | None, batch: int) -> Tensor:
         if z is None:
             return self.null.expand(batch, *self.null.shape)
+        if self.level is not None:
+            z, level = z[:, :-1], z[:, -1:] * self.level  # [B, width]
         first = z[:, :, None] * self.first + self.bias if self.tokens else self.first(z)
+        if self.level is not None:
+            first = first + (level[:, None] if self.tokens else level)
         embedding = self.last(first)
         if keep is None:
             return embedding
