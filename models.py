@@ -105,17 +105,21 @@ class Regulariser:
     def draw(self, mean: Tensor, logvar: Tensor | None, noise: Noise) -> Tensor:
         return mean if logvar is None else mean + (logvar / 2).exp() * noise.normal("z", self.a_dim)
 
-    def add(self, terms: Terms, z: Tensor, mean: Tensor, logvar: Tensor | None, noise: Noise, progress: float) -> None:
-        """Put the terms in force beside the reconstruction's and their weighted sum into terms['loss']."""
+    def add(self, terms: Terms, z: Tensor, mean: Tensor, logvar: Tensor | None, noise: Noise, progress: float,
+            together: bool) -> None:  # fmt: skip
+        """Put the terms in force beside the reconstruction's and their weighted sum into terms['loss'].
+
+        together    over the batches of all processes, which must all call this (training), or over this one's alone
+        """
+        gather = distributed.gather if together else lambda rows: rows
         if self.stochastic:
             terms["kl"] = kl_to_normal(mean, logvar)  # [B] nats
-            kl = distributed.gather(terms["kl"]).mean()
+            kl = gather(terms["kl"]).mean()
             if self.capacity is not None:  # beta-VAE with capacity (Burgess et al. 2018, eq. 8)
                 kl = (kl - self.capacity * progress).abs()
             terms["loss"] = terms["loss"] + self.kld_weight * kl
         if self.mmd_weight > 0:
-            everyone = distributed.gather(z)
-            terms["mmd"] = mmd(everyone, distributed.gather(self.prior(noise, self.a_dim)), self.width)
+            terms["mmd"] = mmd(gather(z), gather(self.prior(noise, self.a_dim)), self.width)
             terms["loss"] = terms["loss"] + self.mmd_weight * terms["mmd"]
 
 
@@ -174,7 +178,7 @@ class InfoDiff(Diffusion, Encoding):
         z = self.regulariser.draw(mean, logvar, noise)
         error = self.denoising_loss(x, noise, z, keep)
         terms = {"loss": error.mean(), "denoise": error}
-        self.regulariser.add(terms, z, mean, logvar, noise, progress)
+        self.regulariser.add(terms, z, mean, logvar, noise, progress, self.training)
         return terms
 
     def told_tau(self) -> InfoDiff:
@@ -208,7 +212,7 @@ class VAE(Encoding):
         z = self.regulariser.draw(mean, logvar, noise)
         error = (self.decode(z) - x).square().flatten(1).mean(1)
         terms = {"loss": error.mean(), "reconstruction": error}
-        self.regulariser.add(terms, z, mean, logvar, noise, progress)
+        self.regulariser.add(terms, z, mean, logvar, noise, progress, self.training)
         return terms
 
 
