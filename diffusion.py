@@ -15,6 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from utils import CommandError
+
+HIGHEST = 25.0  # log-SNR up to which float32 still tells the noise
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The channel
 
@@ -196,7 +200,7 @@ class Gaussian:
     def logsnr_range(self) -> tuple[float, float]:
         """Integration range [L, R] that leaves the Gaussian's tails behind it; R is kept where float32 still works."""
         logs = self.variances.log()
-        return -logs.max().item() - 8, min(-logs.min().item() + 8, 25.0)
+        return -logs.max().item() - 8, min(-logs.min().item() + 8, HIGHEST)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -233,15 +237,20 @@ class LogSNRProposal:
         return 1 / ((1 - self.uniform) * logistic + self.uniform / (self.high - self.low))
 
     def _cdf(self, a: float) -> float:
-        return 1 / (1 + math.exp(-(a - self.loc) / self.scale))
+        return 0.5 * (1 + math.tanh((a - self.loc) / (2 * self.scale)))  # the logistic's, which cannot overflow
 
 
 def proposal_for(gaussian: Gaussian, loc: float | None = None, scale: float | None = None,
                  clip: float | None = None) -> LogSNRProposal:  # fmt: skip
-    """The proposal that a data set's spectrum asks for; each given value replaces the data's."""
+    """The proposal that a data set's spectrum asks for; each given value replaces the data's.
+
+    Raises CommandError where the logistic's centre is outside the range.
+    """
     loc = gaussian.loc if loc is None else loc
     scale = gaussian.scale if scale is None else scale
-    low, high = gaussian.logsnr_range if clip is None else (loc - clip * scale, loc + clip * scale)
+    low, high = gaussian.logsnr_range if clip is None else (loc - clip * scale, min(loc + clip * scale, HIGHEST))
+    if not low < loc < high:
+        raise CommandError(f"--logsnr_loc {loc:g} is outside the range of log-SNR, {low:.4g} to {high:.4g}")
     return LogSNRProposal(loc, scale, low, high)
 
 
