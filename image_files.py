@@ -6,10 +6,8 @@ in them: the pickles of CIFAR-10 pass an unpickler that knows arrays and nothing
 
 from __future__ import annotations
 
-import csv
 import gzip
 import http.client
-import json
 import os
 import pickle
 import shutil
@@ -24,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from label_files import FFHQ_ATTRIBUTES, celeba_table, ffhq_features, ffhq_table, read_labels, read_lines, to_classes
 from utils import CommandError
 
 # What to fetch from where, and where to put it under --data_dir.
@@ -271,8 +270,8 @@ def _idx_reader(dataset: str, places: Callable[[Path], list[Path]], source: str,
         parts = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
         found = _find_or_fetch(dataset, root, places(root), parts, source, url, _by_torchvision(torchvision_name))
         images, labels = ([read_idx(found[part], axes) for part in parts[k::2]] for k, axes in ((0, 3), (1, 1)))
-        for part, pictures, classes in zip(parts[::2], images, labels, strict=True):
-            if len(pictures) != len(classes) or pictures.shape[1] != pictures.shape[2] or classes.max() > 9:
+        for part, pictures, targets in zip(parts[::2], images, labels, strict=True):
+            if len(pictures) != len(targets) or pictures.shape[1] != pictures.shape[2] or targets.max() > 9:
                 raise CommandError(f"{found[part]}: {len(pictures)} square images need as many labels of 0 to 9")
         return Source(
             Arrays(np.concatenate(images)[:, None]),
@@ -342,9 +341,9 @@ def _celeba(root: Path) -> Source:
     folder, names = root / "celeba", ["list_attr_celeba.txt", "list_eval_partition.txt"]
     url = "https://drive.google.com"
     found = _find_or_fetch("celeba", root, [folder], names, CELEBA, url, _by_torchvision("CelebA"))
-    attributes = tuple(_lines(found[names[0]])[1].split())
-    table = _celeba_table(found[names[0]], 2, len(attributes), {-1, 1})
-    parts = _celeba_table(found[names[1]], 0, 1, {0, 1, 2})
+    attributes = tuple(read_lines(found[names[0]])[1].split())
+    table = celeba_table(found[names[0]], 2, len(attributes), {-1, 1})
+    parts = celeba_table(found[names[1]], 0, 1, {0, 1, 2})
     if table.keys() != parts.keys():
         raise CommandError(f"{folder}: {names[0]} and {names[1]} do not list the same files")
     pictures = folder / "img_align_celeba"
@@ -357,27 +356,6 @@ def _celeba(root: Path) -> Source:
     splits = {split: np.flatnonzero(part == k) for k, split in enumerate(_SPLITS)}
     told = {"label_names": attributes, "factor_sizes": (2,) * len(attributes)}
     return Source(Files(pictures, files, crop=148), labels, splits, told)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{path} is not a readable text file: {error}") from None
-    if len(lines) < 2:
-        raise CommandError(f"{path} holds no table: {len(lines)} lines")
-    return lines
-
-
-def _celeba_table(path: Path, first: int, width: int, allowed: set[int]) -> dict[str, list[int]]:
-    """File name -> values, from the lines after `first`."""
-    table = {}
-    for number, line in enumerate(_lines(path)[first:], first + 1):
-        name, *values = line.split() or [""]
-        if len(values) != width or not all(value in map(str, allowed) for value in values):
-            raise CommandError(f"{path}, line {number}: a file name and {width} values of {sorted(allowed)} expected")
-        table[name] = [int(value) for value in values]
-    return table
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -426,8 +404,8 @@ def _3dshapes(root: Path) -> Source:
         if values.shape != (len(images), 6) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
             raise CommandError(f"{path}: labels must be finite numbers [{len(images)}, 6], it is {values.shape}")
         count = len(images)
-    classes = [np.unique(column, return_inverse=True)[1] for column in values.T]  # values, in order -> 0, 1, 2 ...
-    return Source(H5Rows(path, count), np.stack(classes, axis=1).astype(np.int64))
+    factors = [np.unique(column, return_inverse=True)[1] for column in values.T]  # values, in order -> 0, 1, 2 ...
+    return Source(H5Rows(path, count), np.stack(factors, axis=1).astype(np.int64))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -453,104 +431,24 @@ def _folder(root: Path) -> Source:
     if not all(map(len, splits.values())):
         splits = None
     table = root / "labels.csv"
-    labels, told = _classes(table, *read_labels(table, names)) if table.is_file() else (None, {})
+    labels, told = to_classes(table, *read_labels(table, names)) if table.is_file() else (None, {})
     return Source(Files(root, names), labels, splits, told)
-
-
-def read_labels(path: Path, names: list[str]) -> tuple[list[str], list[list[str]]]:
-    """A table with a header, file names in its first column -> names of the other columns, a row for each of `names`.
-
-    A file may be named by its path below the folder, by its name or by its name without the ending ('00017' or '17').
-    Raises CommandError where files and rows do not match one to one.
-    """
-    header, *rows = csv.reader(_lines(path))
-    keys = {}
-    for place, name in enumerate(names):
-        stem = Path(name).stem
-        for key in {name, Path(name).name, stem, stem.lstrip("0") or "0"}:
-            keys[key] = -1 if key in keys else place  # -1: two files of this name
-    if keys.get(header[0], -1) >= 0 or len(header) < 2:
-        raise CommandError(f"{path} needs a header: a column of file names, then names of the labels")
-    table: list = [None] * len(names)
-    for number, row in enumerate(rows, 2):
-        place = keys.get(row[0].strip(), -1) if row else -1
-        if place < 0 or table[place] is not None or len(row) != len(header) or not all(cell.strip() for cell in row):
-            raise CommandError(f"{path}, line {number}: not one of the images, once, with {len(header) - 1} labels")
-        table[place] = [cell.strip() for cell in row[1:]]
-    if None in table:
-        raise CommandError(f"{path} has no line for {names[table.index(None)]}")
-    return [name.strip() for name in header[1:]], table
-
-
-def _classes(path: Path, columns: list[str], table: list[list[str]]) -> tuple[np.ndarray, dict]:
-    """Every distinct cell of a column is a class; numbers in their order, words in theirs."""
-    labels, values = [], []
-    for name, cells in zip(columns, zip(*table, strict=True), strict=True):
-        try:
-            order = sorted(set(cells), key=float)
-        except ValueError:
-            order = sorted(set(cells))
-        if len(order) == len(table) > 100:
-            raise CommandError(f"{path}: no two values in column '{name}' agree; labels are classes, not measurements")
-        labels.append([order.index(cell) for cell in cells])
-        values.append(order)
-    sizes = tuple(map(len, values))
-    kind = "class" if len(columns) == 1 else "attributes" if max(sizes) <= 2 else "factors"
-    names = tuple(values[0]) if kind == "class" else tuple(columns)
-    return np.array(labels, dtype=np.int64).T, {"labels": kind, "label_names": names, "factor_sizes": sizes}
-
-
-_FFHQ_ATTRIBUTES = ("Age_30_or_more", "Male", "Glasses")
 
 
 def _ffhq(root: Path) -> Source:
     """Faces; age, gender and glasses as three binary attributes. Faces without features leave the set."""
     folder = root / "ffhq"
     names = _image_folder("ffhq", folder, FFHQ)
-    told = {"label_names": _FFHQ_ATTRIBUTES, "factor_sizes": (2, 2, 2)}
+    told = {"label_names": FFHQ_ATTRIBUTES, "factor_sizes": (2, 2, 2)}
     if (folder / "ffhq_labels.csv").is_file():
-        labels = _ffhq_table(folder / "ffhq_labels.csv", names)
+        labels = ffhq_table(folder / "ffhq_labels.csv", names)
     elif (folder / "json").is_dir():
-        features = {name: _ffhq_features(folder / "json" / f"{Path(name).stem}.json") for name in names}
+        features = {name: ffhq_features(folder / "json" / f"{Path(name).stem}.json") for name in names}
         names = [name for name in names if features[name]]
         labels = np.array([features[name] for name in names], dtype=np.int64).reshape(-1, 3)
     else:
         return Source(Files(folder, names), None, told={"labels": "none"})
     return Source(Files(folder, names), labels, told=told)
-
-
-def _ffhq_table(path: Path, names: list[str]) -> np.ndarray:
-    """Columns age (or age_group, as '30-39'), gender and glasses, among others or not."""
-    columns, table = read_labels(path, names)
-    columns = [name.lower().replace("age_group", "age") for name in columns]
-    for wanted in ("age", "gender", "glasses"):
-        if columns.count(wanted) != 1:
-            raise CommandError(f"{path} has no one column '{wanted}' (it has: {', '.join(columns)})")
-    places = [columns.index(wanted) for wanted in ("age", "gender", "glasses")]
-    return np.array([_ffhq_attributes(path, *(row[place] for place in places)) for row in table], dtype=np.int64)
-
-
-def _ffhq_features(path: Path) -> list[int]:
-    """The features of one face of ffhq-features-dataset, a list of faces; [] where its makers found none."""
-    try:
-        faces = json.loads(path.read_text())
-        if not faces:
-            return []
-        face = faces[0]["faceAttributes"]
-        return _ffhq_attributes(path, str(face["age"]), face["gender"], face["glasses"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CommandError(f"{path} holds no face with age, gender and glasses: {type(error).__name__}") from None
-
-
-def _ffhq_attributes(path: Path, age: str, gender: str, glasses: str) -> list[int]:
-    try:
-        years = float(age.split("-")[0])
-    except ValueError:
-        raise CommandError(f"{path}: an age is a number or a range, not '{age}'") from None
-    male = {"male": 1, "m": 1, "1": 1, "female": 0, "f": 0, "0": 0, "-1": 0}.get(gender.lower())
-    if male is None:
-        raise CommandError(f"{path}: a gender is 'male' or 'female', not '{gender}'")
-    return [int(years >= 30), male, int(glasses.lower() not in ("noglasses", "none", "no", "0", "-1"))]
 
 
 READERS: dict[str, Callable[[Path], Source]] = {

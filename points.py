@@ -139,7 +139,7 @@ def _arc(centre: tuple[float, float], first: float, last: float, pieces: int) ->
 
 
 def _moons() -> Curve:
-    upper, lower = _arc((0.0, 0.0), 0.0, np.pi, 100), _arc((1.0, 0.5), np.pi, 2 * np.pi, 100)
+    upper, lower = _arc((0.0, 0.0), 0.0, np.pi, 50), _arc((1.0, 0.5), np.pi, 2 * np.pi, 50)
     return Curve(np.concatenate([upper[0], lower[0]]), np.concatenate([upper[1], lower[1]]), jitter=0.1)
 
 
@@ -155,7 +155,7 @@ _DINO = np.array(
 )  # fmt: skip
 
 
-def _smooth(corners: np.ndarray, rounds: int = 3) -> np.ndarray:
+def _smooth(corners: np.ndarray, rounds: int = 2) -> np.ndarray:
     """Cut the corners of a closed polygon (Chaikin, 1974): [P, 2] -> [P * 2^rounds, 2]."""
     for _ in range(rounds):
         after = np.roll(corners, -1, axis=0)
@@ -194,7 +194,7 @@ LAWS = {
     "moons": _moons(),
     "scg": _scg(),
     "line": Square(),
-    "circle": Curve(*_arc((0.0, 0.0), 0.0, 2 * np.pi, 200), jitter=0.05),
+    "circle": Curve(*_arc((0.0, 0.0), 0.0, 2 * np.pi, 100), jitter=0.05),
     "mixture": MIXTURE,
 }
 
