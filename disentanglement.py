@@ -308,13 +308,13 @@ def factor_vae(train_codes, train_factors, test_codes, test_factors, seed: int =
     replacement among those that share a random row's value of that factor: the same law, for the empirical
     distribution. Codes that do not vary are left out. Chance is one over the number of factors, not 0.
 
-    Returns factor_vae (held-out votes), factor_vae_train and chance.
+    Returns factor_vae (held-out votes), factor_vae_train and factor_vae_chance.
     """
     used = varying(train_factors)
     alive = train_codes.std(axis=0) > 0
     chance = 1.0 / used.sum()
     if not alive.any():
-        return {"factor_vae": 0.0, "factor_vae_train": 0.0, "chance": chance}
+        return {"factor_vae": 0.0, "factor_vae_train": 0.0, "factor_vae_chance": chance}
     generator = np.random.default_rng(seed)
     scale = train_codes[:, alive].std(axis=0, ddof=1)
     train = _votes(train_codes[:, alive] / scale, train_factors[:, used], generator, votes, batch)
@@ -324,7 +324,7 @@ def factor_vae(train_codes, train_factors, test_codes, test_factors, seed: int =
     return {
         "factor_vae": float(test[code, winner].sum() / test.sum()),
         "factor_vae_train": float(train[code, winner].sum() / train.sum()),
-        "chance": chance,
+        "factor_vae_chance": chance,
     }
 
 

@@ -99,7 +99,7 @@ def table(records: list[dict], summary: dict) -> str:
     """Each score of each file, mean +- sd over folds; below, mean +- half the 95% interval over files."""
     lines = []
     for record in records:
-        lines.append(f"{record['name']}: {record['rows']} rows of {record['split']}, {record['codes']} codes, "
+        lines.append(f"{record['name']}: {record['rows']} rows of split {record['split']}, {record['codes']} codes, "
                      f"{record['labels']} labels; mean +- sd over folds")  # fmt: skip
         lines += [f"  {name:22s} {record['mean'][name]:8.4f} +- {record['sd'][name]:.4f}" for name in record["mean"]]
     if summary:

@@ -242,7 +242,7 @@ def test_sap_at_values_known_by_hand():
 def test_factor_vae_at_values_known_by_hand():
     factors = factor_table(2000, (6, 6))
     perfect = dis.factor_vae(*halves(factors[:, ::-1] * 3.0, factors), votes=500, held_out_votes=500)
-    assert perfect["factor_vae"] == 1 and perfect["chance"] == 0.5
+    assert perfect["factor_vae"] == 1 and perfect["factor_vae_chance"] == 0.5
     blind = dis.factor_vae(*halves(noise(2000, 2), factors), votes=2000, held_out_votes=2000)
     assert blind["factor_vae"] == pytest.approx(0.5, abs=0.05)
     # Code 0 is factor 0, code 1 a draw of its own: with factor 1 fixed they tie; half those votes go to code 0, lost.

@@ -1,0 +1,183 @@
+"""What a classifier reads from an experiment's latents:  python train_classifier.py --model diff --dataset celeba ...
+
+Scores z (models/EXP/latents.npz, of run.py --mode save_latent), the raw pixels of the same images and, where it exists,
+x_T (models/EXP/latent_quality.npz, of --mode latent_quality): accuracy for classes and factors, AUROC for attributes.
+With --images it trains a small image classifier instead, models/DATASET_classifier.pth, whose features serve
+calc_fid.py --extractor classifier.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import config as configuration
+import data
+from utils import CommandError, read_npz, save_checkpoint, versions, write_json
+
+PROG = "train_classifier.py"
+INPUTS = ("z", "x_T", "pixels")
+
+
+def _flags(group) -> None:
+    group.add_argument("--images", action="store_true",
+                       help="train the image classifier of the data set, for --epochs epochs (default: off)")
+    group.add_argument("--classifier", choices=("logistic", "mlp"), default="logistic",
+                       help="logistic regression, or an MLP with class weights (default: logistic)")
+    group.add_argument("--inputs", nargs="+", choices=INPUTS, metavar="NAME",
+                       help="what is classified: z, x_T, pixels (default: z, pixels, and x_T where it was saved)")
+    group.add_argument("--folds", type=configuration.integer(2, 100), default=5, help="folds (default: 5)")
+    group.add_argument("--rows", type=configuration.integer(4), default=10_000,
+                       help="at most so many images, drawn at random (default: 10000)")
+    group.add_argument("--width", type=configuration.integer(1, 1024), default=32,
+                       help="channels of the image classifier's first layer, with --images (default: 32)")
+    group.add_argument("--jobs", type=int, default=-1, help="processes; -1 is one a core (default: -1)")
+
+
+def _numbered(labels: np.ndarray, path: Path) -> np.ndarray:
+    """Labels [N] or [N, K] -> [N, K] int, each column's values numbered from 0 in their order."""
+    labels = labels[:, None] if labels.ndim == 1 else labels
+    if labels.ndim != 2 or labels.shape[1] == 0 or labels.dtype.kind not in "fiub":
+        raise CommandError(f"{path} has no labels: this data set has none to classify")
+    return np.stack([np.unique(column, return_inverse=True)[1] for column in labels.T], axis=1)
+
+
+def _read(path: Path, values: str, labels: str, made_by: str) -> tuple[np.ndarray, np.ndarray, dict]:
+    """(inputs [N, D] float32, labels [N, K], all arrays) of a saved file."""
+    if not path.is_file():
+        raise CommandError(f"{path} does not exist: make it with run.py --mode {made_by} and the same flags")
+    arrays = read_npz(path, values, labels)
+    if len(arrays[values]) != len(arrays[labels]) or arrays[values].dtype.kind not in "fiu":
+        raise CommandError(f"{path}: {values} and {labels} must be numbers, a row an image")
+    return arrays[values].reshape(len(arrays[values]), -1), _numbered(arrays[labels], path), arrays
+
+
+def _names(arrays: dict, count: int) -> list[str]:
+    names = [str(name) for name in arrays.get("attr_names", ())]
+    if len(names) == count:
+        return names
+    return ["class"] if count == 1 else [f"label {k}" for k in range(count)]
+
+
+def _gather(cfg: configuration.Config, own) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
+    """What is to be classified, {name: (inputs [N, D], labels [N, K])}, and the names of the K labels."""
+    folder = configuration.folder(cfg, "models")
+    quality = folder / "latent_quality.npz"
+    wanted = own.inputs or [name for name in INPUTS if name != "x_T" or quality.is_file()]
+    z, labels, arrays = _read(folder / "latents.npz", "all_a", "all_attr", "save_latent")
+    rows = np.sort(np.random.default_rng(cfg.r_seed).permutation(len(z))[: own.rows])
+    found = {}
+    if "z" in wanted:
+        found["z"] = z[rows], labels[rows]
+    if "x_T" in wanted:
+        x_T, x_T_labels, _ = _read(quality, "x_T", "labels", "latent_quality")
+        found["x_T"] = x_T[: own.rows], x_T_labels[: own.rows]
+    if "pixels" in wanted:
+        split = str(arrays["split"]) if "split" in arrays else "train"
+        found["pixels"] = _pixels(cfg, split, rows, arrays["all_attr"], folder / "latents.npz"), labels[rows]
+    return found, _names(arrays, labels.shape[1])
+
+
+def _pixels(cfg: configuration.Config, split: str, rows: np.ndarray, labels: np.ndarray, path: Path) -> np.ndarray:
+    """Rows of a split as flat vectors [N, C H W]. Raises CommandError where they are not the images of `labels`."""
+    dataset = data.load(cfg.dataset, split, root=cfg.data_dir, size=cfg.input_size, channels=cfg.input_channels)
+    own = dataset.labels
+    if own is None or len(own) < len(labels) or not np.array_equal(own[: len(labels)].reshape(labels.shape), labels):
+        raise CommandError(f"{path}: its labels are not those of the {split} split in --data_dir {cfg.data_dir}")
+    parts = np.array_split(rows, -(-len(rows) // 512))
+    return np.concatenate([dataset.batch(part).flatten(1).numpy() for part in parts])
+
+
+def table(results: dict[str, dict]) -> str:
+    """A row an input, and where there are several labels a row a label."""
+    first = next(iter(results.values()))
+    lines = [f"{first['classifier']}, {first['measure']}, mean +- sd over {len(first['folds'])} folds"]
+    for name, result in results.items():
+        axes = f", {result['axes']} principal axes" if result["axes"] < result["dimensions"] else ""
+        lines.append(f"{name:8s} {result['mean']:.4f} +- {result['sd']:.4f}  ({result['rows']} rows, "
+                     f"{result['dimensions']} dimensions{axes}; chance {result['chance']:.3f})")  # fmt: skip
+        if len(result["per_label"]) > 1:
+            lines += [f"    {one['name']:24s} " + ("constant" if one["mean"] is None else f"{one['mean']:.4f}")
+                      for one in result["per_label"]]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _score(cfg: configuration.Config, own) -> None:
+    found, names = _gather(cfg, own)
+    device = _device(cfg.device)
+
+    import sklearn
+
+    import classification
+
+    results = {
+        name: classification.evaluate(
+            inputs, labels, names, own.classifier, own.folds, cfg.r_seed, own.jobs, device=device
+        )
+        for name, (inputs, labels) in found.items()
+    }
+    path = configuration.folder(cfg, "results") / "classification.json"
+    write_json(path, {"inputs": results, "seed": cfg.r_seed, "config": configuration.to_dict(cfg),
+                      "versions": {**versions(), "scikit-learn": sklearn.__version__}})  # fmt: skip
+    print(f"{table(results)}\n-> {path}")
+
+
+def _train_images(command: configuration.Command, own) -> None:
+    cfg = command.config
+    train, test = (
+        data.load(cfg.dataset, split, root=cfg.data_dir, size=cfg.input_size, channels=cfg.input_channels)
+        for split in ("train", "test")
+    )
+    if train.labels is None or train.labels.shape[1] == 0:
+        raise CommandError(f"--images: data set '{cfg.dataset}' has no labels to learn")
+    device = _device(cfg.device)
+
+    import classification
+
+    labels, test_labels = (part.labels.reshape(len(part), -1).astype(np.int64) for part in (train, test))
+    heads = classification.head_sizes(np.concatenate([labels, test_labels]))
+    network = classification.train_images(
+        lambda rows: train.batch(rows, device), labels, heads, train.shape, cfg.epochs, cfg.batch_size,
+        cfg.learning_rate if "learning_rate" in command.given else 1e-3, own.width, cfg.r_seed, device, cfg.max_steps,
+    )  # fmt: skip
+    right = classification.accuracy(network, lambda rows: test.batch(rows, device), test_labels, heads)
+    path = Path(cfg.model_folder) / f"{cfg.dataset}_classifier.pth"
+    save_checkpoint(path, {
+        "kind": "classifier",
+        "model": {name: value.cpu() for name, value in network.state_dict().items()},
+        "config": {"channels": train.shape[0], "size": train.shape[1], "classes": sum(heads), "width": own.width},
+        "dataset": cfg.dataset, "heads": heads, "seed": cfg.r_seed,
+        "accuracy": float(np.mean(right)), "accuracy_per_label": right,
+    })  # fmt: skip
+    print(f"accuracy {np.mean(right):.4f} on {len(test)} test images ({cfg.dataset}) -> {path}")
+
+
+def _device(name: str | None):
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program. Returns the exit status: 0, or 2 after one line on stderr."""
+    try:
+        command, own = configuration.parse(sys.argv[1:] if argv is None else argv, PROG, data.SPECS, extra=_flags)
+        if own.images:
+            _train_images(command, own)
+        else:
+            _score(command.config, own)
+    except CommandError as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
