@@ -1,0 +1,140 @@
+"""Networks: shapes, sizes, what conditions them, and where they start."""
+
+import pytest
+import torch
+
+from modules import Classifier, Decoder, Encoder, LatentMLP, PointMLP, UNet
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def awake(network):
+    """In evaluation mode, with every layer's weights away from zero."""
+    torch.manual_seed(1)
+    for parameter in network.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return network.eval()
+
+
+def unet(**options):
+    torch.manual_seed(0)
+    return UNet(1, 1, 8, (1, 2, 2), 0.1, **{"z_dim": 3, **options})
+
+
+@pytest.mark.parametrize("levels", [(1,), (1, 2), (1, 2, 2), (1, 2, 2, 2)])
+def test_the_unet_takes_any_size_that_its_depth_divides(levels):
+    factor = 2 ** (len(levels) - 1)
+    for size in (factor, 3 * factor):
+        network = UNet(3, 3, 8, levels, 0.1)
+        assert network(normal(2, 3, size, size), torch.zeros(2)).shape == (2, 3, size, size)
+        assert Encoder(3, size, 5, 8, levels, 0.1)(normal(2, 3, size, size)).shape == (2, 5)
+        assert Decoder(3, size, 5, 8, levels, 0.1)(normal(2, 5)).shape == (2, 3, size, size)
+
+
+def test_published_depth_two_blocks_down_three_up_attention_at_the_third_level():
+    network = UNet(3, 3, 8, (1, 2, 2, 2), 0.1)
+    stages = [layer for layer in network.down if hasattr(layer, "block")]
+    assert len(stages) == 8
+    assert [stage.attention is not None for stage in stages] == [False] * 4 + [True] * 2 + [False] * 2
+    assert sum(hasattr(layer, "block") for layer in network.up) == 12
+    assert network.middle[0].attention is not None
+
+
+def test_a_denoiser_starts_by_predicting_nothing():
+    x, a, z = normal(2, 1, 8, 8), torch.zeros(2), normal(2, 3)
+    assert unet()(x, a, z).abs().max() == 0
+    assert PointMLP(2, 16, 3)(normal(2, 2), a, z).abs().max() == 0
+
+
+@pytest.mark.parametrize("conditioning", ["adanorm", "crossattn"])
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_z_and_time_act_on_the_output(conditioning, bottleneck):
+    network = awake(unet(conditioning=conditioning, bottleneck=bottleneck))
+    x, a, z = normal(2, 1, 8, 8), torch.tensor([0.0, 3.0]), normal(2, 3)
+    with torch.no_grad():
+        out = network(x, a, z)
+        assert (out - network(x, a, z + 1)).abs().amax((1, 2, 3)).min() > 1e-4
+        assert (out - network(x, a + 0.5, z)).abs().amax((1, 2, 3)).min() > 1e-4
+
+
+@pytest.mark.parametrize("conditioning", ["adanorm", "crossattn"])
+def test_a_bottleneck_lets_z_act_in_the_middle_only(conditioning):
+    def z_weights(bottleneck):
+        names = [name for name, _ in unet(conditioning=conditioning, bottleneck=bottleneck).named_parameters()]
+        return {name.split(".")[0] for name in names if ".by_z." in name or ".cross." in name}
+
+    assert z_weights(True) == {"middle"}
+    assert z_weights(False) == {"down", "middle", "up"}
+
+
+@pytest.mark.parametrize("make", [
+    lambda: unet(), lambda: unet(conditioning="crossattn"), lambda: PointMLP(2, 16, 3), lambda: LatentMLP(3),
+    lambda: Encoder(1, 8, 4, 8, (1, 2), 0.1),
+], ids=["unet", "crossattn", "points", "latents", "encoder"])  # fmt: skip
+def test_a_sample_does_not_depend_on_the_batch(make):
+    network = awake(make())
+    shape = {PointMLP: (2,), LatentMLP: (3,)}.get(type(network), (1, 8, 8))
+    x, a, z = normal(6, *shape), torch.linspace(-4, 9, 6), normal(6, 3)
+
+    def run(rows):
+        return network(x[rows]) if isinstance(network, Encoder) else network(x[rows], a[rows], z[rows])
+
+    with torch.no_grad():
+        whole = run(slice(None))
+        parts = torch.cat([run(slice(0, 1)), run(slice(1, 4)), run(slice(4, 6))])
+    assert torch.allclose(whole, parts, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: unet(null=True), lambda: unet(null=True, conditioning="crossattn"), lambda: PointMLP(2, 16, 3, null=True),
+], ids=["adanorm", "crossattn", "points"])  # fmt: skip
+def test_a_dropped_z_is_the_same_as_none(make):
+    network = awake(make())
+    x, a, z = normal(4, *((2,) if isinstance(network, PointMLP) else (1, 8, 8))), torch.zeros(4), normal(4, 3)
+    keep = torch.tensor([True, False, True, False])
+    with torch.no_grad():
+        mixed, without, given = network(x, a, z, keep), network(x, a), network(x, a, z)
+    assert torch.allclose(mixed[keep], given[keep], atol=1e-6)
+    assert torch.allclose(mixed[~keep], without[~keep], atol=1e-6)
+    assert not torch.allclose(given, without, atol=1e-4)
+
+
+def test_tokens_of_cross_attention_are_the_scalars_of_z():
+    """Each scalar has its own token: permuting z without its embeddings changes the output, with them it does not."""
+    network = awake(unet(conditioning="crossattn"))
+    x, a, z = normal(2, 1, 8, 8), torch.zeros(2), normal(2, 3)
+    order = torch.tensor([2, 0, 1])
+    with torch.no_grad():
+        out, permuted = network(x, a, z), network(x, a, z[:, order])
+        for weights in (network.embed_z.first, network.embed_z.bias):
+            weights.data = weights.data[order]
+        again = network(x, a, z[:, order])
+    assert not torch.allclose(out, permuted, atol=1e-4)
+    assert torch.allclose(out, again, atol=1e-5)
+
+
+def test_high_log_snrs_are_told_apart():
+    """At 12 the noise's deviation is .0025: a network must still know the level."""
+    network = awake(unet(z_dim=0))
+    x = normal(1, 1, 8, 8)
+    with torch.no_grad():
+        outs = [network(x, torch.tensor([a])) for a in (11.0, 12.0, 13.0, 25.0, -20.0)]
+    for i, one in enumerate(outs):
+        for two in outs[:i]:
+            assert (one - two).abs().max() > 1e-4
+
+
+def test_the_latent_mlp_is_the_published_one():
+    network = LatentMLP(16)
+    assert [layer.in_features for layer in network.layers] == [16] + 8 * [80]
+    assert all(layer.out_features == 64 for layer in network.layers)
+    assert len(network.layers) + 1 == 10
+
+
+def test_classifier_features_serve_any_size():
+    for size in (4, 8, 28, 32):
+        network = Classifier(1, size, 10, width=4)
+        assert network.features(normal(2, 1, size, size)).shape == (2, 16)
+        assert network(normal(2, 1, size, size)).shape == (2, 10)
