@@ -64,7 +64,7 @@ _SHAPES = {"label_names": shapes3d.FACTORS, "factor_sizes": shapes3d.FACTOR_SIZE
 SPECS: dict[str, Spec] = {
     spec.name: spec
     for spec in (
-        Spec("digits", 8, 1, 17, "class", _DIGITS, (10,), depth=3),
+        Spec("digits", 8, 1, 17, "class", _DIGITS, (10,), width=16, depth=3),
         Spec("shapes3d", 64, 3, 256, "factors", **_SHAPES),
         Spec("mnist", 32, 1, 256, "class", _DIGITS, (10,), source=image_files.MNIST),
         Spec("fmnist", 32, 1, 256, "class", _CLOTHES, (10,), flip=True, source=image_files.FMNIST),
