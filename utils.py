@@ -14,6 +14,8 @@ import os
 import pickle
 import platform
 import struct
+import tempfile
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -22,9 +24,10 @@ import numpy as np
 
 CHECKPOINT_FORMAT = 1
 
-# What torch.load raises on broken files, by mutating some thousands of them.
+# What torch.load and np.load raise on broken files, by mutating some thousands of them.
 UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AssertionError, TypeError,
-              AttributeError, OSError, struct.error, zipfile.BadZipFile)  # fmt: skip
+              AttributeError, OSError, struct.error, zipfile.BadZipFile, zlib.error,
+              tokenize.TokenError, MemoryError)  # fmt: skip
 
 
 class CommandError(Exception):
@@ -64,10 +67,19 @@ def atomic(path: str | Path):
 def check_writable(folder: str | Path) -> None:
     """Raise CommandError, before anything expensive, where `folder` could not be made or written to."""
     place = Path(folder)
-    while not place.exists() and not place.is_symlink():
+    while not os.path.lexists(place):
         place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise CommandError(f"cannot write to {folder}: {place} is not a folder that may be written to")
+    try:
+        with tempfile.TemporaryFile(dir=place):  # permission bits alone do not tell, for root or on /proc
+            pass
+    except OSError as error:
+        raise CommandError(f"cannot write to {folder}: {place}: {error.strerror or error}") from None
+
+
+def sweep(folder: str | Path) -> None:
+    """Delete the temporary files that killed processes left in a folder. For its only writer."""
+    for leftover in Path(folder).glob(".*.partial*"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, record: dict) -> None:
@@ -106,7 +118,7 @@ def read_npz(path: str | Path, *required: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise CommandError(f"{path} is not a readable .npz file: {error}".splitlines()[0]) from None
     for name in required:
         if name not in arrays:
@@ -133,6 +145,9 @@ def load_checkpoint(path: str | Path, device = "cpu") -> dict:
     if not path.is_file():
         raise CommandError(f"checkpoint {path} does not exist")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not look at the checksums
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
         record = torch.load(path, map_location=device, weights_only=True)
     except UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
