@@ -1,0 +1,238 @@
+"""The command line: published commands, names of experiments, contradictions, help."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+import data
+import eval_disentanglement
+import train_classifier
+from config import MODES, Config, build_parser, folder, parse, refuse_other_run, to_dict, trained
+from utils import CommandError
+
+# Command line (after `python run.py`) and its experiment string
+PUBLISHED = {
+    "--model diff --mode train --mmd_weight 0.1 --a_dim 32 --epochs 50 --dataset celeba --batch_size 32 --save_epochs "
+    "5 --deterministic --prior regular --r_seed 64": "celeba_32d_0.1mmd",
+    "--model diff --mode train --mmd_weight 0.1 --a_dim 256 --epochs 50 --dataset celeba --batch_size 32 --save_epochs "
+    "5 --deterministic --prior regular --r_seed 64": "celeba_256d_0.1mmd",
+    "--model diff --mode save_latent --disent_metric tad --mmd_weight 0.1 --a_dim 256 --epochs 50 --dataset celeba "
+    "--deterministic --prior regular --r_seed 64": "celeba_256d_0.1mmd",
+    "--model diff --mode train_latent_ddim --a_dim 256 --epochs 50 --mmd_weight 0.1 --dataset celeba --deterministic "
+    "--save_epoch 10 --prior regular --r_seed 64": "celeba_256d_0.1mmd",
+    "--model diff --mode eval_fid --split_step 500 --a_dim 256 --batch_size 256 --mmd_weight 0.1 --sampling_number "
+    "10000 --epochs 50 --dataset celeba --is_latent --prior regular --r_seed 64": "celeba_256d_0.1mmd",
+    "--model diff --mode latent_quality --a_dim 256 --mmd_weight 0.1 --epochs 50 --dataset celeba --sampling_number 16 "
+    "--deterministic --prior regular --r_seed 64": "celeba_256d_0.1mmd",
+    "--model diff --mode disentangle --img_id 0 --mmd_weight 0.1 --a_dim 32 --epochs 20 --dataset celeba "
+    "--deterministic --prior regular --r_seed 64": "celeba_32d_0.1mmd",
+    "--model vae --mode train --mmd_weight 0.1 --a_dim 32 --epochs 50 --dataset celeba --batch_size 32 --save_epochs 5 "
+    "--prior regular --r_seed 64": "vae/celeba_32d_0.1mmd",
+    "--model vanilla --mode train --a_dim 256 --epochs 50 --dataset celeba --batch_size 128 --save_epochs 10 --prior "
+    "regular --r_seed 64": "vanilla/celeba",
+}  # fmt: skip
+DISENTANGLEMENT = (
+    "--model diff --a_dim 256 --mmd_weight 0.1 --epochs 50 --dataset celeba --sampling_number 16 --deterministic "
+    "--prior regular --r_seed 64"
+)
+
+
+def command(words, **options):
+    return parse(words.split(), "run.py", data.SPECS, **options)
+
+
+def config(words=""):
+    return command(words).config
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Published commands
+
+
+@pytest.mark.parametrize("words", PUBLISHED)
+@pytest.mark.parametrize("dataset", ["celeba", "digits"])
+def test_published_commands_parse_to_their_experiments(words, dataset):
+    parsed = command(words.replace("celeba", dataset))
+    assert parsed.config.experiment == PUBLISHED[words].replace("celeba", dataset)
+    assert parsed.mode == words.split("--mode ")[1].split()[0]
+    assert parsed.config.r_seed == 64
+
+
+@pytest.mark.parametrize("program", [eval_disentanglement, train_classifier])
+def test_programs_find_an_experiment_by_the_same_flags(program):
+    parsed, _ = command(DISENTANGLEMENT, extra=program._flags)
+    assert folder(parsed.config, "models") == Path("models/celeba_256d_0.1mmd")
+
+
+def test_an_unambiguous_prefix_of_save_epochs_stays_one():
+    assert config("--mode train_latent_ddim --save_epoch 10").save_epochs == 10
+
+
+def test_published_defaults():
+    expected = {
+        "model": "diff", "data_dir": "./data", "r_seed": 0, "img_id": ("0",), "prior": "regular", "kld_weight": 0.0,
+        "mmd_weight": 0.1, "use_C": False, "C_max": 25.0, "img_folder": "./imgs", "log_folder": "./logs",
+        "model_folder": "./models", "epochs": 20, "save_epochs": 5, "batch_size": 64, "learning_rate": 0.0001,
+        "optimizer": "adamw", "deterministic": False, "a_dim": 32, "beta1": 1e-05, "betaT": 0.01,
+        "diffusion_steps": 1000, "split_step": 500, "sampling_number": 16, "tb_logger": False, "is_latent": False,
+        "is_bottleneck": False, "disent_metric": "dci", "loss": "simple", "schedule": "linear",
+        "conditioning": "adanorm", "mmd_kernel": "scaled", "z_dropout": 0.0, "precision": "auto", "resume": True,
+        "save_minutes": 10.0,
+    }  # fmt: skip
+    assert {name: getattr(config(), name) for name in expected} == expected
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
+
+
+@pytest.mark.parametrize("words, name", [
+    ("", "digits_32d_0.1mmd"),
+    ("--mmd_weight 0", "digits_32d"),
+    ("--kld_weight 1 --mmd_weight 0", "digits_32d_1kld"),
+    ("--kld_weight 0.5 --use_C --C_max 30 --mmd_weight 0", "digits_32d_0.5kld_30C"),
+    ("--kld_weight 0.5 --is_bottleneck", "digits_32d_0.5kld_0.1mmd_bottleneck"),
+    ("--prior 10mix --is_bottleneck", "digits_32d_0.1mmd_10mix_bottleneck"),
+    ("--prior roll --a_dim 2", "digits_2d_0.1mmd_roll"),
+    ("--loss itd --conditioning crossattn --tag b", "digits_32d_0.1mmd_crossattn_itd_b"),
+    ("--model vanilla --loss itd --a_dim 7", "vanilla/digits_itd"),
+    ("--model vae --kld_weight 1 --mmd_weight 0", "vae/digits_32d_1kld"),
+])  # fmt: skip
+def test_experiment_strings(words, name):
+    made = config(words)
+    assert made.experiment == name
+
+
+OTHER = {
+    "model": "vae", "dataset": "mnist", "a_dim": 4, "prior": "10mix", "kld_weight": 0.5, "mmd_weight": 0.2,
+    "mmd_kernel": "published", "is_bottleneck": True, "conditioning": "crossattn", "z_dropout": 0.1, "loss": "itd",
+    "logsnr_loc": 1.0, "logsnr_scale": 2.0, "logsnr_clip": 4.0, "schedule": "cosine", "beta1": 0.0001, "betaT": 0.02,
+    "diffusion_steps": 100, "denoiser": "mlp", "input_size": 16, "input_channels": 3, "unets_channels": 48,
+    "encoder_channels": 48, "tag": "b",
+}  # fmt: skip
+
+
+def test_two_models_never_share_a_folder():
+    """Every flag that makes a model changes its name."""
+    plain = Config()
+    model = {item.name for item in fields(Config) if item.metadata["kind"] == "model"}
+    assert model - {"use_C", "C_max"} == set(OTHER)
+    names = [replace(plain, **{name: value}).experiment for name, value in OTHER.items()]
+    with_kl = replace(plain, kld_weight=1.0)
+    names += [with_kl.experiment, replace(with_kl, use_C=True).experiment,
+              replace(with_kl, use_C=True, C_max=5.0).experiment, plain.experiment]  # fmt: skip
+    assert len(set(names)) == len(names)
+
+
+def test_training_and_run_flags_leave_the_name_alone():
+    words = "--r_seed 5 --epochs 7 --batch_size 3 --learning_rate 1e-3 --sampler dpmpp --dropout 0.3 --device cpu"
+    assert config(words).experiment == config().experiment
+
+
+def test_sizes_typed_by_hand_that_are_the_datas_own_are_no_other_experiment():
+    spec = data.SPECS["digits"]
+    words = f"--input_size {spec.size} --input_channels 1 --unets_channels {spec.width} --encoder_channels {spec.width}"
+    assert config(words + " --denoiser unet") == config()
+    assert config("--input_size 16").experiment != config().experiment
+
+
+def test_the_four_roots_are_respected():
+    made = config("--model_folder a --img_folder b --log_folder c --result_folder d --model vae")
+    roots = [folder(made, root) for root in ("models", "imgs", "logs", "results")]
+    assert roots == [Path(root) / "vae/digits_32d_0.1mmd" for root in "abcd"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Flags
+
+
+def flags_of(mode=None):
+    return [action for action in build_parser("run.py", mode)._actions if action.dest not in ("help", "mode")]
+
+
+def test_every_flag_has_help_that_ends_in_its_default():
+    for action in flags_of():
+        assert "(default: " in action.help and action.help.index("(") > 3, action.dest
+        assert "None" not in action.help, action.dest
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_modes_help_shows_what_it_uses(mode, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command(f"--mode {mode} --help")
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--dataset" in shown and "--device" in shown
+    assert ("--save_epochs" in shown) == mode.startswith("train")
+    assert ("--split_step" in shown) == (mode in ("eval", "eval_fid"))
+    assert ("--npoints" in shown) == (mode in ("nll", "mutual_info"))
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(Config) if isinstance(item.default, bool)])
+def test_boolean_flags_are_off_when_absent_and_take_no_value(name):
+    extra = " --kld_weight 1" if name == "use_C" else ""
+    assert getattr(config(extra), name) == (name == "resume")
+    assert getattr(config(f"--{name}{extra}"), name) is True
+    with pytest.raises(CommandError):
+        config(f"--{name} False{extra}")
+
+
+def test_resuming_can_be_turned_off():
+    assert config("--no-resume").resume is False
+
+
+@pytest.mark.parametrize("words, culprit", [
+    ("--dataset moon", "moon"), ("--model gan", "--model"), ("--mode fit", "--mode"), ("--no_such_flag 1", "no_such"),
+    ("--a_dim 0", "--a_dim"), ("--a_dim x", "--a_dim"), ("--epochs 0", "--epochs"), ("--epochs 1.5", "--epochs"),
+    ("--batch_size -1", "--batch_size"), ("--learning_rate nan", "--learning_rate"),
+    ("--learning_rate 0", "--learning_rate"), ("--mmd_weight -1", "--mmd_weight"), ("--mmd_weight inf", "--mmd_weight"),
+    ("--dropout 1", "--dropout"), ("--z_dropout 1", "--z_dropout"), ("--ema_decay 1.1", "--ema_decay"),
+    ("--diffusion_steps 1", "--diffusion_steps"), ("--input_channels 2", "--input_channels"), ("--beta1 0", "--beta1"),
+    ("--r_seed -1", "--r_seed"), ("--optimizer sgd", "--optimizer"), ("--precision int8", "--precision"),
+    ("--kld_weight 1 --prior 10mix", "--kld_weight"), ("--prior roll", "--prior roll"),
+    ("--prior 10mix --a_dim 3", "--a_dim"), ("--use_C", "--use_C"), ("--beta1 0.5", "--beta1"),
+    ("--model vae --loss itd", "--loss itd"), ("--model vanilla --z_dropout 0.1", "--z_dropout"),
+    ("--deterministic --eta 0.5", "--eta"), ("--deterministic --sampler ddpm", "--sampler"),
+    ("--model diff --denoiser ddpm --init_from x", "--denoiser"), ("--model vanilla --denoiser ddpm", "--init_from"),
+    ("--init_from x", "--init_from"), ("--sample_steps 2000", "--sample_steps"),
+    ("--split_step 2000", "--split_step"), ("--tag a/b", "--tag"), ("--tag ../x", "--tag"), ("--save_minutes 0",
+                                                                                            "--save_minutes"),
+    ("--epochs", "--epochs"), ("stray", "stray"), ("--s 5", "--s"),
+])  # fmt: skip
+def test_wrong_flags_are_one_line_that_names_them(words, culprit):
+    with pytest.raises(CommandError) as caught:
+        config(words)
+    assert culprit in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_flags_typed_by_hand_are_known():
+    assert command("--a_dim 32 -e 5").given == {"a_dim", "epochs"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints
+
+
+def test_after_training_the_model_comes_from_the_checkpoint():
+    stored = to_dict(config("--unets_channels 24 --loss itd --epochs 3 --batch_size 8"))
+    call = command("--mode eval --batch_size 5")
+    made = trained(call.config, call.given, stored, Path("last.pth"))
+    assert (made.unets_channels, made.loss, made.batch_size) == (24, "itd", 5)
+
+
+def test_a_flag_that_contradicts_the_checkpoint_is_refused_by_name():
+    stored = to_dict(config("--a_dim 16"))
+    call = command("--mode eval --a_dim 8")
+    with pytest.raises(CommandError, match=r"--a_dim 8 .*last\.pth.* 16"):
+        trained(call.config, call.given, stored, Path("last.pth"))
+
+
+@pytest.mark.parametrize("words", ["--learning_rate 1e-3", "--r_seed 1", "--batch_size 8", "--dropout 0.2",
+                                   "--optimizer adam", "--precision bf16", "--ema_decay 0.9"])  # fmt: skip
+def test_another_way_of_training_is_refused_by_name(words):
+    stored = to_dict(config())
+    with pytest.raises(CommandError) as caught:
+        refuse_other_run(config(words), stored, Path("models/x/last.pth"))
+    assert words.split()[0] in str(caught.value) and "--tag" in str(caught.value)
+    refuse_other_run(config("--epochs 40 --save_epochs 3 --display_epochs 2"), stored, Path("models/x/last.pth"))
