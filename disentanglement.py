@@ -26,10 +26,12 @@ from sklearn.svm import LinearSVC
 from utils import CommandError
 
 
-def check(codes: np.ndarray, factors: np.ndarray, source: str = "the codes") -> None:
-    """Raise CommandError, naming `source`, where codes and factors cannot be compared."""
+def check(codes: np.ndarray, factors: np.ndarray, folds: int, source: str = "the codes") -> None:
+    """Raise CommandError, naming `source`, where codes and factors cannot be compared on so many folds."""
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors):
         raise CommandError(f"{source}: codes {codes.shape} and labels {factors.shape} are not [N, L] and [N, K]")
+    if len(codes) < 2 * folds:
+        raise CommandError(f"{source}: {len(codes)} rows are too few for {folds} folds")
     if codes.shape[1] < 2:
         raise CommandError(f"{source}: disentanglement compares codes with each other, and there is only one")
     if not np.isfinite(codes).all():
@@ -375,9 +377,7 @@ def evaluate(codes: np.ndarray, factors: np.ndarray, metrics: tuple[str, ...] = 
     another sample, and says nothing of what another training seed, would change.
     Raises CommandError where codes and factors cannot be compared or are fewer than twice the folds.
     """
-    check(codes, factors)
-    if len(codes) < 2 * folds:
-        raise CommandError(f"{len(codes)} rows are too few for {folds} folds")
+    check(codes, factors, folds)
     values: dict[str, list[float]] = {}
     matrices: dict[str, list[np.ndarray]] = {}
     for train, test in KFold(folds, shuffle=True, random_state=seed).split(codes):

@@ -16,7 +16,7 @@ import numpy as np
 
 import config as configuration
 import data
-from utils import CommandError, file_hash, read_npz, versions, write_json
+from utils import CommandError, check_writable, file_hash, read_npz, versions, write_json
 
 PROG = "eval_disentanglement.py"
 METRICS = ("dci", "tad", "mig", "sap", "factorvae", "modularity")
@@ -66,8 +66,8 @@ def read_latents(path: Path, rows: int, seed: int) -> Latents:
         raise CommandError(f"{path}: all_a and all_attr must be tables of numbers [N, L] and [N, K]")
     if labels.shape[1] == 0:
         raise CommandError(f"{path} has no labels: this data set has none to compare codes with")
-    if len(labels) != len(codes) or not np.isfinite(labels).all():
-        raise CommandError(f"{path}: {len(labels)} rows of labels for {len(codes)} of codes, all of them finite")
+    if len(labels) != len(codes) or len(codes) == 0 or not np.isfinite(labels).all():
+        raise CommandError(f"{path}: {len(codes)} rows of codes and {len(labels)} of labels must match and be finite")
     names = [str(name) for name in arrays.get("attr_names", ())]
     if len(names) != labels.shape[1]:
         names = [f"label {k}" for k in range(labels.shape[1])] if labels.shape[1] > 1 else ["class"]
@@ -131,12 +131,13 @@ def _run(argv: list[str] | None) -> None:
 
     metrics = _choose_metrics(files, own, command)
     for latents in files:
-        disentanglement.check(latents.codes, latents.labels, str(latents.path))
+        disentanglement.check(latents.codes, latents.labels, own.folds, str(latents.path))
         if "tad" in metrics and not latents.are_attributes:
             raise CommandError(f"{latents.path}: tad needs labels that are 0 or 1; use --metrics dci")
     default = configuration.folder(cfg, "results") if not own.codes else Path(
         cfg.result_folder, f"codes-{files[0].name}")  # fmt: skip
     folder = Path(own.output or default)
+    check_writable(folder)
 
     records = []
     for number, latents in enumerate(files):

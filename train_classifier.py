@@ -15,7 +15,7 @@ import numpy as np
 
 import config as configuration
 import data
-from utils import CommandError, read_npz, save_checkpoint, versions, write_json
+from utils import CommandError, check_writable, read_npz, save_checkpoint, versions, write_json
 
 PROG = "train_classifier.py"
 INPUTS = ("z", "x_T", "pixels")
@@ -105,6 +105,8 @@ def table(results: dict[str, dict]) -> str:
 
 
 def _score(cfg: configuration.Config, own) -> None:
+    path = configuration.folder(cfg, "results") / "classification.json"
+    check_writable(path.parent)
     found, names = _gather(cfg, own)
     device = _device(cfg.device)
 
@@ -118,7 +120,6 @@ def _score(cfg: configuration.Config, own) -> None:
         )
         for name, (inputs, labels) in found.items()
     }
-    path = configuration.folder(cfg, "results") / "classification.json"
     write_json(path, {"inputs": results, "seed": cfg.r_seed, "config": configuration.to_dict(cfg),
                       "versions": {**versions(), "scikit-learn": sklearn.__version__}})  # fmt: skip
     print(f"{table(results)}\n-> {path}")
@@ -126,6 +127,8 @@ def _score(cfg: configuration.Config, own) -> None:
 
 def _train_images(command: configuration.Command, own) -> None:
     cfg = command.config
+    path = Path(cfg.model_folder) / f"{cfg.dataset}_classifier.pth"
+    check_writable(path.parent)
     train, test = (
         data.load(cfg.dataset, split, root=cfg.data_dir, size=cfg.input_size, channels=cfg.input_channels)
         for split in ("train", "test")
@@ -143,7 +146,6 @@ def _train_images(command: configuration.Command, own) -> None:
         cfg.learning_rate if "learning_rate" in command.given else 1e-3, own.width, cfg.r_seed, device, cfg.max_steps,
     )  # fmt: skip
     right = classification.accuracy(network, lambda rows: test.batch(rows, device), test_labels, heads)
-    path = Path(cfg.model_folder) / f"{cfg.dataset}_classifier.pth"
     save_checkpoint(path, {
         "kind": "classifier",
         "model": {name: value.cpu() for name, value in network.state_dict().items()},

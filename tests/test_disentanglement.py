@@ -291,9 +291,9 @@ def test_interval_is_students():
 
 
 @pytest.mark.parametrize("codes, factors, culprit", [
-    (np.ones((4, 1)), factor_table(4, (2,)), "only one"),
-    (np.full((4, 2), np.nan), factor_table(4, (2,)), "NaN"),
-    (np.ones((4, 2)), np.ones((4, 3)), "constant"),
+    (np.ones((40, 1)), factor_table(40, (2,)), "only one"),
+    (np.full((40, 2), np.nan), factor_table(40, (2,)), "NaN"),
+    (np.ones((40, 2)), np.ones((40, 3)), "constant"),
     (np.ones((4, 2)), factor_table(5, (2,)), "(4, 2)"),
     (np.ones((4, 2)), factor_table(4, (2,)), "too few"),
 ])  # fmt: skip
