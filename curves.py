@@ -1,7 +1,8 @@
 """Figures and tables of the measuring modes, drawn from what stands in their result files: curves over log-SNR,
 the bounds, densities of the plane, and the information in z.
 
-A curve is a dict of lists {'logsnr', 'mean', 'se', 'nats'}, as `columns` makes it from a `density.Profile`.
+A curve is a dict of lists {'logsnr', 'mean', 'se', 'nats'}, as `columns` makes it from a `density.Profile`; curves of
+errors carry 'gap' and 'gap_se' too, how far they lie below the Gaussian's.
 """
 
 from __future__ import annotations
@@ -29,15 +30,18 @@ def _band(panel, curve: dict, scale: float = 1.0, **style) -> None:
 
 
 def errors(shapes: dict[str, dict], path: str | Path, title: str) -> None:
-    """Squared noise errors over log-SNR beside the Gaussian's, and how far below it they lie."""
+    """Squared noise errors over log-SNR beside the Gaussian's, and how far below it they lie.
+
+    shapes  name -> curve; the reference is 'gaussian', or has a name that ends so
+    """
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    reference = shapes[REFERENCE]
-    _band(left, reference, color="black", linestyle="--", label="Gaussian")
     for name, curve in shapes.items():
-        if name != REFERENCE:
+        if name.endswith(REFERENCE):
+            _band(left, curve, color="black", linestyle="--", label=name)
+        else:
             _band(left, curve, label=name)
-            right.plot(curve["logsnr"], np.subtract(reference["mean"], curve["mean"]), label=name)
+            _band(right, {"logsnr": curve["logsnr"], "mean": curve["gap"], "se": curve["gap_se"]}, label=name)
     left.set(title=title, xlabel="log-SNR", ylabel="E |eps - eps_hat|$^2$")
     right.axhline(0, color="black", linewidth=0.8)
     right.set(title="gap below the Gaussian: twice the nats gained", xlabel="log-SNR")
@@ -51,13 +55,13 @@ def density(axes, log_density, points, samples, path: str | Path) -> None:
     """log p over a grid, [n, m] along axes ([n], [m]), beside held-out points and the model's samples, [N, 2] each."""
     x, y = (np.asarray(axis) for axis in axes)
     values = np.asarray(log_density).T
-    top = values.max()
+    top = np.ceil(2 * values.max()) / 2
     levels = np.linspace(top - 8, top, 17)
     figure = Figure(figsize=(12, 4), layout="constrained")
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    filled = panels[0].contourf(x, y, values.clip(levels[0]), levels=levels, cmap="viridis")
+    filled = panels[0].contourf(x, y, values, levels=levels, extend="min", cmap="viridis")
     figure.colorbar(filled, ax=panels[0], label="nats", shrink=0.8)
-    panels[0].set_title("log p of the model (down to 8 nats below its peak)")
+    panels[0].set_title("log p of the model")
     clouds = {"held-out points": points, "the model's samples": samples}
     for panel, (title, cloud) in zip(panels[1:], clouds.items(), strict=True):
         panel.scatter(*np.asarray(cloud).T, s=2, alpha=0.5, linewidths=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from torch import Tensor
 import config as config_module
 import curves
 import told_tau
-from assembly import Trained, batches_of, load_data, open_trained
+from assembly import Trained, batches_of, build_fresh, fit_gaussian, load_data, open_trained, pick_device
+from config import Command
 from data import Dataset
 from density import (
     GAUSSIAN,
@@ -52,11 +54,12 @@ from models import InfoDiff
 from noise import Noise
 from priors import kl_to_normal
 from sampling import generate
-from utils import CommandError, versions, write_json
+from utils import CommandError, check_writable, versions, write_json
 from variational import discrete_bounds, fixed_variance
 
 DEFAULT_IMAGES = 1_000
 BATCH = {"image": 256, "points": 8_192}  # samples evaluated at once
+PLANE = 90  # points a side of the grid on which the density of 2-D data is drawn
 ELBO, ENSEMBLE = "elbo", "best"
 
 
@@ -134,7 +137,22 @@ def drawn_codes(mean: Tensor, logvar: Tensor, seed: int) -> Tensor:
 # Mode nll
 
 
-def nll(trained: Trained) -> None:
+def nll(command: Command) -> None:
+    """Mode `nll`: a tuned or trained checkpoint, or, with --init_from typed, somebody's network as it came."""
+    measure_likelihood(open_untuned(command) if "init_from" in command.given else open_trained(command))
+
+
+def open_untuned(command: Command) -> Trained:
+    """The network of --init_from, with the moments of the data it is measured on."""
+    config, device = command.config, pick_device(command.config.device)
+    dataset = load_data(config, "train")
+    model = build_fresh(config, dataset.shape, fit_gaussian(dataset, config.num_workers), device)
+    place = Path(config.init_from)
+    weights = place if place.is_file() else next(place.rglob("diffusion_pytorch_model.*"))
+    return Trained(config, command.given, model.eval().requires_grad_(False), weights, 0, 0, device)
+
+
+def measure_likelihood(trained: Trained) -> None:
     """Measure every likelihood bound that the model has; leaves results/EXP/nll.json and figures beside it.
 
     A model with z is measured as p(x) without z where z-dropout trained that branch, and by the ELBO where its encoder
@@ -142,6 +160,8 @@ def nll(trained: Trained) -> None:
     """
     config, model = trained.config, in_float32(trained.model)
     kinds = likelihoods_of(model)
+    folder = config_module.folder(config, "results")
+    check_writable(folder)
     members = [model, *(open_member(trained, path) for path in config.ensemble)]
     sample, proposal = Sample.of(trained, config.split or "test"), proposal_of(model)
     entries, shapes = [], {}  # of all kinds of likelihood
@@ -150,7 +170,6 @@ def nll(trained: Trained) -> None:
         measured = Likelihood(model, sample, proposal, config.npoints, config.r_seed, config.soft, kind, cost)
         entries += measured.entries(estimators, validation_of(trained, kind, members))
         shapes |= measured.profiles
-    folder = config_module.folder(config, "results")
     write_json(folder / "nll.json", {
         "mode": "nll", **provenance(trained), "split": sample.split, "num_images": sample.count,
         "npoints": config.npoints, "logsnr_range": [proposal.low, proposal.high], "range": range_note(model, proposal),
@@ -165,7 +184,9 @@ def nll(trained: Trained) -> None:
 
 
 def provenance(trained: Trained) -> dict:
-    return {**trained.provenance(), "seed": trained.config.r_seed, "versions": versions()}
+    """Of the numbers in a result file; epoch 0 stands for somebody's network as it came, averaged or not."""
+    record = {**trained.provenance(), "seed": trained.config.r_seed, "versions": versions()}
+    return record if trained.epoch else {**record, "ema": None}
 
 
 def likelihoods_of(model) -> list[str]:
@@ -182,7 +203,7 @@ def likelihoods_of(model) -> list[str]:
 
 def open_member(trained: Trained, path: str):
     """A further model of the same data. Raises CommandError for other data, or a model with no unconditional branch."""
-    other = open_trained(config_module.Command("nll", trained.config, frozenset()), path)
+    other = open_trained(Command("nll", trained.config, frozenset()), Path(path))
     if other.config.dataset != trained.config.dataset or tuple(other.model.shape) != tuple(trained.model.shape):
         raise CommandError(f"--ensemble {path} is of other data: {other.config.dataset}, {other.model.shape}")
     if UNCONDITIONAL not in likelihoods_of(other.model):
@@ -229,8 +250,11 @@ class Likelihood:
         """An entry a bound."""
         sample, lattice = self.sample, self.sample.lattice
         curve = self.curve(estimators, sample, sample.batches(), sample.split, tails=True)
-        for name in (GAUSSIAN, *estimators):
-            self.profiles[name] = curves.columns(profile(curve, curve.errors[name]))
+        self.profiles[GAUSSIAN] = curves.columns(profile(curve, curve.errors[GAUSSIAN]))
+        for name in estimators:
+            gap = profile(curve, curve.gap(name))
+            self.profiles[name] = {**curves.columns(profile(curve, curve.errors[name])),
+                                   "gap": gap.mean.tolist(), "gap_se": gap.se.tolist()}  # fmt: skip
         choosing, chosen_on = [], None
         if lattice or len(estimators) > 1:
             others, its_estimators = load_validation()
@@ -310,7 +334,7 @@ class Likelihood:
         entry = {
             "bound": bound, "branch": self.kind, "kind": kind, "nll_nats": mean,
             "nll_bpd": mean / (dimensions * math.log(2)), "se_nats": se, "low": self.proposal.low,
-            "high": self.proposal.high, "reported_on": self.sample.split, "chosen_on": None, "weights": "EMA",
+            "high": self.proposal.high, "reported_on": self.sample.split, "chosen_on": None,
             "npoints": self.npoints, "num_images": self.sample.count, **more,
         }  # fmt: skip
         if self.sample.dataset.spec.exact:
@@ -325,12 +349,12 @@ def draw_density(model, sample: Sample, proposal: LogSNRProposal, npoints: int, 
     x = torch.cat([x for _, x in sample.batches()])[:4000]
     low, high = x.amin(0), x.amax(0)
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
-    axes = [torch.linspace(a, b, 120, device=x.device) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    axes = [torch.linspace(a, b, PLANE, device=x.device) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
     plane = torch.cartesian_prod(*axes)
     one = torch.zeros(len(plane), dtype=torch.long, device=x.device)
     curve = error_curve({"model": unconditional(model.denoise)}, zip(one.split(8192), plane.split(8192), strict=True),
-                        model.gaussian, proposal, max(npoints, 200), seed, progress="density of the plane")  # fmt: skip
-    log_density = -continuous_nll(curve, "model").reshape(120, 120)
+                        model.gaussian, proposal, npoints, seed, progress="density of the plane")  # fmt: skip
+    log_density = -continuous_nll(curve, "model").reshape(PLANE, PLANE)
     made = generate(model, Noise(seed, torch.arange(len(x), device=x.device)), steps=100, sampler="ddim")
     curves.density([axis.cpu() for axis in axes], log_density, x.cpu(), made.cpu(), path)
 
@@ -360,7 +384,12 @@ class Case:
         return "z" if self.tau is None else f"z, tau {self.tau:g}"
 
 
-def mutual_info(trained: Trained) -> None:
+def mutual_info(command: Command) -> None:
+    """Mode `mutual_info`."""
+    measure_information(open_trained(command))
+
+
+def measure_information(trained: Trained) -> None:
     """Measure I(x; z); leaves results/EXP/mutual_info.json and figures beside it.
 
     A stochastic encoder's z is sampled; a deterministic encoder's gets noise of each --tau, and a denoiser that is told
@@ -371,6 +400,8 @@ def mutual_info(trained: Trained) -> None:
         raise CommandError("--mode mutual_info needs a model with a latent and a diffusion decoder: --model diff")
     if not model.has_unconditional:
         raise CommandError("--mode mutual_info needs a branch without z too: train the model with --z_dropout 0.1")
+    folder = config_module.folder(config, "results")
+    check_writable(folder)
     sample = Sample.of(trained, config.split or "test")
     cases = cases_of(trained, sample)
     in_float32(model)
@@ -399,7 +430,6 @@ def mutual_info(trained: Trained) -> None:
         if relied else None,
         "curves": {case.name: curves.columns(i.gap) for case, i in zip(cases, found, strict=True)},
     }  # fmt: skip
-    folder = config_module.folder(config, "results")
     write_json(folder / "mutual_info.json", record)
     curves.information(record, folder)
     print(range_note(model, proposal))

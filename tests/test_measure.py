@@ -49,7 +49,7 @@ def test_nll_of_points_names_the_exact_excess(tmp_path):
     oracle = GaussianDenoiser(torch.zeros(2), torch.from_numpy(points.mvn_covariance(2)[:2, :2]))
     run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd",
                   "--npoints", "16", "--num_images", "3000", network=oracle)  # fmt: skip
-    measure.nll(run)
+    measure.measure_likelihood(run)
     record = results(run, "nll.json")
     (entry,) = record["entries"]
     assert entry["kind"] == "continuous"
@@ -64,7 +64,7 @@ def test_nll_of_points_names_the_exact_excess(tmp_path):
 def test_nll_of_lattice_data_reports_every_bound_under_its_own_name(tmp_path):
     run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--unets_channels", "32", "--npoints", "2",
                   "--num_images", "6", "--soft")  # fmt: skip
-    measure.nll(run)
+    measure.measure_likelihood(run)
     entries = {entry["bound"]: entry for entry in results(run, "nll.json")["entries"]}
     kinds = [entry["kind"] for entry in entries.values()]
     assert {"dequantised", "lattice", "discrete"} == set(kinds)
@@ -84,12 +84,12 @@ def test_nll_of_lattice_data_reports_every_bound_under_its_own_name(tmp_path):
 def test_a_conditional_likelihood_is_never_printed_as_the_likelihood(tmp_path):
     flags = ("--mode", "nll", "--model", "diff", "--a_dim", "2", "--npoints", "2", "--num_images", "4")
     with pytest.raises(CommandError, match="--z_dropout"):
-        measure.nll(trained(tmp_path, *flags))
+        measure.measure_likelihood(trained(tmp_path, *flags))
     run = trained(tmp_path, *flags, "--kld_weight", "1")
-    measure.nll(run)
+    measure.measure_likelihood(run)
     assert {entry["branch"] for entry in results(run, "nll.json")["entries"]} == {"elbo"}
     run = trained(tmp_path, *flags, "--kld_weight", "1", "--z_dropout", "0.1")
-    measure.nll(run)
+    measure.measure_likelihood(run)
     assert {entry["branch"] for entry in results(run, "nll.json")["entries"]} == {"elbo", "unconditional"}
 
 
@@ -97,7 +97,7 @@ def test_mutual_information_of_given_pairs_is_the_known_value(tmp_path):
     covariance = torch.from_numpy(points.mvn_covariance(2))
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd", "--z_dropout",
                   "0.1", "--npoints", "32", "--num_images", "4000", network=PairDenoiser(covariance, 2))  # fmt: skip
-    measure.mutual_info(run)
+    measure.measure_information(run)
     record = results(run, "mutual_info.json")
     assert record["exact_nats"] == pytest.approx(0.2939, abs=1e-4)
     assert record["difference_nats"] == pytest.approx(0.2939, abs=0.03)
@@ -107,15 +107,15 @@ def test_mutual_information_of_given_pairs_is_the_known_value(tmp_path):
 
 def test_mutual_information_needs_a_branch_without_z(tmp_path):
     with pytest.raises(CommandError, match="--z_dropout"):
-        measure.mutual_info(trained(tmp_path, "--mode", "mutual_info", "--model", "diff", "--a_dim", "2"))
+        measure.measure_information(trained(tmp_path, "--mode", "mutual_info", "--model", "diff", "--a_dim", "2"))
     with pytest.raises(CommandError, match="--model diff"):
-        measure.mutual_info(trained(tmp_path, "--mode", "mutual_info", "--model", "vanilla"))
+        measure.measure_information(trained(tmp_path, "--mode", "mutual_info", "--model", "vanilla"))
 
 
 def test_mutual_information_of_a_stochastic_encoder(tmp_path):
     run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--kld_weight", "1", "--z_dropout", "0.1",
                   "--npoints", "2", "--num_images", "20")  # fmt: skip
-    measure.mutual_info(run)
+    measure.measure_information(run)
     record = results(run, "mutual_info.json")
     assert record["marginal_kl_nats"] == pytest.approx(record["rate_nats"] - record["iq_nats"])
     assert record["iq_nats"] <= record["iq_upper_nats"]
@@ -129,7 +129,7 @@ def test_mutual_information_of_a_deterministic_encoder_is_a_curve_over_tau(tmp_p
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "moons", "--a_dim", "2", "--z_dropout", "0.1",
                   "--npoints", "2", "--num_images", "20", "--mi_steps", "2", "--tau", "1", "0.1")  # fmt: skip
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    measure.mutual_info(run)
+    measure.measure_information(run)
     record = results(run, "mutual_info.json")
     assert [part["tau"] for part in record["over_tau"]] == [0.1, 1.0]
     assert record["over_tau"][0]["iq_nats"] > record["over_tau"][1]["iq_nats"]

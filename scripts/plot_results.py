@@ -1,0 +1,128 @@
+"""Figures and tables from result files:  python scripts/plot_results.py results/EXP [...] [--output DIR] [--by FLAG]
+
+Takes nll.json and mutual_info.json files, or folders that are searched for them, and leaves in --output
+
+    errors.png          error curves of all nll.json beside the Gaussian's
+    bounds.md           all bounds, a row each
+    training.png        training and validation loss of the same experiments, from their metrics.jsonl
+    information.md      the estimates and checks of every mutual_info.json
+    information.png     I(x; z) of the experiments, over the flag --by where it is given, e.g. --by mmd_weight
+    information_tau.png I(x; z + noise) over the deviation of the noise, where the encoder is deterministic
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import config as config_module
+import curves
+import plots
+from utils import CommandError, atomic, read_json
+
+ESTIMATES = {"difference": "difference", "orthogonal": "orthogonal", "I_q": "iq", "rate": "rate"}
+
+
+def gather(places: list[str]) -> list[dict]:
+    """The records of all result files named, or lying below the folders named."""
+    files = []
+    for place in map(Path, places):
+        found = [place] if place.is_file() else sorted([*place.rglob("nll.json"), *place.rglob("mutual_info.json")])
+        if not found:
+            raise CommandError(f"{place} is no result file, and no folder with nll.json or mutual_info.json in it")
+        files += found
+    records = [{"file": file, **read_json(file)} for file in files]
+    for record in records:
+        if record.get("mode") not in ("nll", "mutual_info"):
+            raise CommandError(f"{record['file']} was not written by --mode nll or --mode mutual_info")
+        record["config"] = config_module.Config(**record["config"])
+    return records
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def draw_bounds(records: list[dict], output: Path) -> None:
+    """Error curves and bounds of the nll.json records."""
+    shapes, rows, names = {}, [], []
+    for record in records:
+        name = record["config"].experiment
+        shapes |= {f"{name}, {branch}": curve for branch, curve in record["curves"].items()}
+        rows, names = rows + record["entries"], names + [name] * len(record["entries"])
+    curves.errors(shapes, output / "errors.png", "denoising error")
+    write_text(output / "bounds.md", curves.bounds_table(rows, names))
+
+
+def draw_training(records: list[dict], output: Path) -> None:
+    """Training and validation loss of the experiments whose logs are where their config says."""
+    series, units = {}, set()
+    for config in {record["config"].experiment: record["config"] for record in records}.values():
+        metrics = config_module.folder(config, "logs") / "metrics.jsonl"
+        if not metrics.exists():
+            print(f"no {metrics}: {config.experiment} is left out of training.png", file=sys.stderr)
+            continue
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        epochs = [line["epoch"] for line in lines]
+        series[f"{config.experiment}, training"] = (epochs, [line["train"]["denoise"] for line in lines])
+        held_out = [line["val"]["denoise"] for line in lines]
+        series[f"{config.experiment}, validation"] = (epochs, held_out, [line["val_se"]["denoise"] for line in lines])
+        units.add(lines[0]["unit"])
+    if series:
+        plots.lines(series, output / "training.png", "denoising loss", "epoch", " or ".join(sorted(units)))
+
+
+def draw_information(records: list[dict], output: Path, by: str | None) -> None:
+    """Every estimate of I(x; z), an experiment a place on the axis; noisy latents as curves over tau besides."""
+    parts = [f"## {record['config'].experiment}\n\n{curves.information_table(record)}" for record in records]
+    write_text(output / "information.md", "\n\n".join(parts))
+    if by:
+        records = sorted(records, key=lambda record: getattr(record["config"], by))
+    places = [getattr(record["config"], by) if by else i for i, record in enumerate(records)]
+    series = {}
+    for label, key in ESTIMATES.items():
+        known = [(place, record[f"{key}_nats"], record[f"{key}_se"])
+                 for place, record in zip(places, records, strict=True) if f"{key}_nats" in record]  # fmt: skip
+        if known:
+            series[label] = tuple(zip(*known, strict=True))
+    plots.lines(series, output / "information.png", "I(x; z)", by or "experiment, as listed in information.md", "nats")
+    noisy = {}
+    for record in filter(lambda record: record["over_tau"], records):
+        taus = [part["tau"] for part in record["over_tau"]]
+        for label in ("difference", "orthogonal"):
+            values, errors = ([part[f"{label}_{unit}"] for part in record["over_tau"]] for unit in ("nats", "se"))
+            noisy[f"{record['config'].experiment}, {label}"] = (taus, values, errors)
+    if noisy:
+        plots.lines(noisy, output / "information_tau.png", "I(x; z + tau noise)", "tau, in deviations of z", "nats",
+                    logx=True)  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", nargs="+", help="result files, or folders that hold them")
+    parser.add_argument("--output", type=Path, default=Path("figures"), help="folder of the figures (default: figures)")
+    parser.add_argument("--by", choices=config_module.names_of("model"), metavar="FLAG",
+                        help="numeric flag of the model to draw information.png over, e.g. mmd_weight")  # fmt: skip
+    args = parser.parse_args(argv)
+    try:
+        records = gather(args.results)
+        measured = {mode: [record for record in records if record["mode"] == mode] for mode in ("nll", "mutual_info")}
+        if measured["nll"]:
+            draw_bounds(measured["nll"], args.output)
+        if measured["mutual_info"]:
+            draw_information(measured["mutual_info"], args.output, args.by)
+        draw_training(records, args.output)
+    except CommandError as error:
+        print(f"plot_results.py: error: {error}", file=sys.stderr)
+        return 2
+    print(f"figures: {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
