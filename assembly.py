@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from models import LatentDiffusion, build_model, schedule_for
 from utils import CommandError, file_hash, load_checkpoint
 
 GAUSSIAN_ROWS = 20_000  # rendered or streamed images that the data's first two moments are taken from
+MODELS = ("diff", "vae", "vanilla")
 HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -26,7 +28,7 @@ def pick_device(name: str | None) -> torch.device:
     """--device, or this process's GPU where there is one, else the CPU. Raises CommandError for what is not there."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise CommandError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
     if device.type == "cuda" and device.index is None:
@@ -125,8 +127,21 @@ class Trained:
 
 def checkpoints(folder: Path) -> list[Path]:
     """model-{epoch}.pth of a folder, newest first."""
-    numbered = [path for path in folder.glob("model-*.pth") if path.stem.split("-")[1].isdigit()]
+    numbered = [path for path in folder.glob("model-*.pth") if re.fullmatch(r"model-[0-9]+", path.stem)]
     return sorted(numbered, key=lambda path: -int(path.stem.split("-")[1]))
+
+
+def open_record(path: Path, kinds: tuple[str, ...], device) -> dict:
+    """What is stored in a checkpoint of the named kinds. Raises CommandError for any other file."""
+    record = load_checkpoint(path, device)
+    if record.get("kind") not in kinds:
+        raise CommandError(f"{path} holds a '{record.get('kind')}' model, not {' or '.join(kinds)}")
+    wanted = {"config", "model", "ema", "optimizer", "step", "epoch", "rows"}
+    if record["kind"] != "latent":
+        wanted |= {"shape", "gaussian", "network"}
+    if missing := sorted(wanted - record.keys()):
+        raise CommandError(f"{path} is incomplete: it lacks {', '.join(missing)}")
+    return record
 
 
 def find_checkpoint(folder: Path, epoch: int | None) -> Path:
@@ -145,8 +160,8 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
     raise CommandError(f"no checkpoint in {folder}: run --mode train with the same flags first")
 
 
-def open_trained(command: Command, path: Path | None = None) -> Trained:
-    """The trained model that a command line names, or the one at `path`.
+def open_trained(command: Command, path: Path | None = None, kinds: tuple[str, ...] = MODELS) -> Trained:
+    """The trained model that a command line names, or the one at `path`, of one of the kinds.
 
     Raises CommandError where it is absent, broken, of another kind, or contradicted by a flag typed by hand.
     """
@@ -155,20 +170,19 @@ def open_trained(command: Command, path: Path | None = None) -> Trained:
         folder = config_module.folder(config, "models")
         path = find_checkpoint(folder, config.epochs if "epochs" in given else None)
     device = pick_device(config.device)
-    record = load_checkpoint(path, device)
-    if record.get("kind") not in ("diff", "vae", "vanilla"):
-        raise CommandError(f"{path} holds a '{record.get('kind')}', not a model of this experiment")
+    record = open_record(path, kinds, device)
     config = config_module.trained(config, given, record["config"], path)
-    print(f"model: {path} (epoch {record['epoch']})")
+    distributed.say(f"model: {path} (epoch {record['epoch']})")
     return Trained(config, given, load_model(record, config, device), path, record["epoch"], record["step"], device)
 
 
-def open_latent(trained: Trained) -> LatentDiffusion:
-    """The latent diffusion that belongs to a trained model: the newest of models/EXP_latent."""
+def open_latent(trained: Trained) -> tuple[LatentDiffusion, Path]:
+    """The latent diffusion that belongs to a trained model, the newest of models/EXP_latent, and its file."""
     folder = config_module.folder(trained.config, "models")
     folder = folder.with_name(folder.name + "_latent")
     there = checkpoints(folder)
     if not there:
         raise CommandError(f"no checkpoint in {folder}: run --mode train_latent_ddim with the same flags first")
-    print(f"latent diffusion: {there[0]}")
-    return load_model(load_checkpoint(there[0], trained.device), trained.config, trained.device)
+    distributed.say(f"latent diffusion: {there[0]}")
+    record = open_record(there[0], ("latent",), trained.device)
+    return load_model(record, trained.config, trained.device), there[0]

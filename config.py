@@ -26,7 +26,7 @@ MODES = (
 )  # fmt: skip
 
 
-def integer(low: int, high: float = math.inf):
+def integer(low: int, high: int = 2**31 - 1):
     """An argparse type: a whole number in [low, high]."""
 
     def parse(text: str) -> int:
@@ -66,7 +66,7 @@ class Config:
     model: str = flag("diff", "diff: InfoDiffusion; vae: the VAE family; vanilla: plain diffusion", kind="model",
                       choices=("diff", "vae", "vanilla"))
     dataset: str = flag("digits", "name of the data set", kind="model")
-    a_dim: int = flag(32, "dimensions of the latent z", kind="model", type=integer(1))
+    a_dim: int = flag(32, "dimensions of the latent z", kind="model", type=integer(1, 65_536))
     prior: str = flag("regular", "prior of z: N(0, I), ten-armed mixture, or swiss roll", kind="model",
                       choices=("regular", "10mix", "roll"))
     kld_weight: float = flag(0.0, "weight of KL(q(z|x) || p(z)) [1 - zeta of the paper]", kind="model", type=number(0))
@@ -352,13 +352,25 @@ def _check(config: Config, mode: str, given: frozenset[str]) -> None:
          f"--denoiser {config.denoiser} starts from somebody's weights: give --init_from PATH"),
         (config.init_from is not None and config.denoiser not in ("ddpm", "iddpm"),
          "--init_from needs --denoiser ddpm or iddpm"),
+        (not all(part.isalnum() or part in "-._" for part in config.tag) or len(config.tag) > 60,
+         f"--tag '{config.tag}' goes into folder names: up to 60 letters, digits, '-', '_' and '.'"),
+        (mode == "disentangle" and len(config.img_id) > 1, "--img_id: --mode disentangle takes one image"),
+    )  # fmt: skip
+    _refuse_broken(rules)
+    _check_steps(config, given)
+
+
+def _check_steps(config: Config, given: frozenset[str]) -> None:
+    """Refuse more steps than the schedule has: the typed one, or the one of the checkpoint that is used."""
+    _refuse_broken((
         (config.sample_steps is not None and config.sample_steps > config.diffusion_steps,
          f"--sample_steps {config.sample_steps} exceeds --diffusion_steps {config.diffusion_steps}"),
         ("split_step" in given and config.split_step > config.diffusion_steps,
          f"--split_step {config.split_step} exceeds --diffusion_steps {config.diffusion_steps}"),
-        (not all(part.isalnum() or part in "-._" for part in config.tag),
-         f"--tag '{config.tag}' goes into folder names: letters, digits, '-', '_' and '.' only"),
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def _refuse_broken(rules) -> None:
     for broken, message in rules:
         if broken:
             raise CommandError(message)
@@ -380,7 +392,9 @@ def trained(config: Config, given: frozenset[str], stored: dict, path: Path) -> 
     for name in names_of("model"):
         if name in given and getattr(config, name) != stored[name]:
             raise CommandError(f"--{name} {getattr(config, name)} contradicts {path}, trained with {stored[name]}")
-    return replace(config, **{name: stored[name] for name in names_of("model")})
+    config = replace(config, **{name: stored[name] for name in names_of("model")})
+    _check_steps(config, given)
+    return config
 
 
 def refuse_other_run(config: Config, stored: dict, path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 def start(device: torch.device) -> None:
     """Join the process group that torchrun announces in the environment, if it does."""
     if "RANK" in os.environ and not dist.is_initialized():
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
 
 
@@ -31,11 +31,23 @@ def local_rank() -> int:
 
 
 def world() -> int:
-    return int(os.environ.get("WORLD_SIZE", 1))
+    """How many processes share the work: 1 until they have met."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
     return rank() == 0
+
+
+def say(text: str) -> None:
+    """Print for a person to read, once."""
+    if is_main():
+        print(text, flush=True)
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether it tells that another process is gone."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def barrier() -> None:
@@ -46,6 +58,15 @@ def barrier() -> None:
 def share(count: int) -> range:
     """This process's share of `count` numbered things: every world-th, from its rank."""
     return range(rank(), count, world())
+
+
+def agree(number: int) -> int:
+    """The largest of all processes' numbers; they meet on the CPU, so that no GPU waits."""
+    if not dist.is_initialized():
+        return number
+    largest = torch.tensor(number)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def gather(x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def sampler_settings(trained: Trained) -> dict:
     """What `sampling.generate` is told by the flags."""
     config = trained.config
     sampler = "ddim" if config.deterministic else config.sampler
-    steps = config.sample_steps or (20 if sampler == "dpmpp" else config.diffusion_steps)
+    steps = config.sample_steps or (min(20, config.diffusion_steps) if sampler == "dpmpp" else config.diffusion_steps)
     if config.guidance != 1 and config.model == "diff" and not trained.model.has_unconditional:
         raise CommandError("--guidance needs a model trained with --z_dropout: this one has no unconditional branch")
     if config.guidance != 1 and config.model != "diff":
@@ -62,7 +62,7 @@ def two_phase(trained: Trained) -> tuple[Callable, str]:
         except CommandError as error:
             cure = f"(--model vanilla), or give --vanilla_from FILE, or --split_step {schedule.steps} to do without"
             raise CommandError(f"two-phase sampling starts with plain diffusion: {error} {cure}") from None
-    vanilla = open_trained(Command("eval", plain, frozenset()), path).model
+    vanilla = open_trained(Command("eval", plain, frozenset()), path, ("vanilla",)).model
     if vanilla.shape != trained.model.shape:
         raise CommandError(f"{path} makes images of {vanilla.shape}, this model of {trained.model.shape}")
     at = schedule.logsnr(torch.tensor([config.split_step + 0.5])).item()
@@ -81,13 +81,14 @@ def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Noise], Tensor], d
     phases      two-phase sampling, where the model is InfoDiffusion and z comes from its prior
     """
     config, settings = trained.config, sampler_settings(trained)
-    manifest = {"checkpoint_hash": file_hash(trained.path), "seed": config.r_seed, **settings}
+    manifest = {"checkpoint_hash": file_hash(trained.path), "seed": config.r_seed, "precision": config.precision,
+                **settings}  # fmt: skip
     latent, denoiser = None, None
     if config.is_latent:
         if config.model != "diff":
             raise CommandError(f"--is_latent draws z for --model diff, not {config.model}")
-        latent = open_latent(trained)
-        manifest["z"] = "latent diffusion"
+        latent, path = open_latent(trained)
+        manifest["latent"] = file_hash(path)
     elif config.model == "diff" and phases:
         denoiser, manifest["vanilla"] = two_phase(trained)
         manifest["split_step"] = config.split_step
@@ -135,7 +136,7 @@ def sample_images(command: Command) -> None:
                 done += write_images(pool, x, [image_path(folder, i, "sample-") for i in indices])
         for future in done:
             future.result()
-    parts = distributed.gather_objects(torch.cat(samples) if samples else torch.empty(0))
+    parts = distributed.gather_objects(torch.cat(samples) if samples else torch.empty(0, *trained.model.shape))
     if not distributed.is_main():
         return
     x = torch.empty(config.sampling_number, *trained.model.shape)

@@ -252,7 +252,7 @@ def decode_all(coder: Autoencoder, z: Tensor, x_T: Tensor | None, batch_size: in
 def chosen_image(trained: Trained, which: str) -> tuple[Tensor, str]:
     """An image [1,C,H,W] on the device, by its number in the split or by its file, and a name for folders."""
     config = trained.config
-    if which.isdigit():
+    if which.isdecimal():
         dataset = load_data(config, config.split or "test")
         if int(which) >= len(dataset):
             raise CommandError(f"--img_id {which}: the {dataset.split} split has images 0 .. {len(dataset) - 1}")
@@ -277,7 +277,7 @@ def interpolate(command: Command) -> None:
     trained = open_trained(command)
     config, coder = trained.config, Autoencoder(trained)
     first = config.img_id[0]
-    second = config.img_id[1] if len(config.img_id) > 1 else str(int(first) + 1) if first.isdigit() else None
+    second = config.img_id[1] if len(config.img_id) > 1 else str(int(first) + 1) if first.isdecimal() else None
     if second is None or len(config.img_id) > 2:
         raise CommandError("--img_id: interpolation is between two numbers or two image files")
     if trained.config.model == "diff":

@@ -15,6 +15,7 @@ from config import Command
 from utils import CommandError, RunError
 
 ALL = ("diff", "vae", "vanilla")
+SHARED = ("train", "eval", "eval_fid", "train_latent_ddim")  # the modes that many processes share
 # mode -> the models it makes sense for, and whether it makes sense for points
 SERVES = {
     "train": (ALL, True),
@@ -107,15 +108,37 @@ def execute(command: Command) -> int:
     from assembly import pick_device
     from training import Interrupted
 
-    distributed.start(pick_device(command.config.device))
+    device = pick_device(command.config.device)
+    if command.mode in SHARED:
+        distributed.start(device)
+    elif not distributed.is_main():
+        return 0
     try:
         function_of(command.mode)(command)
     except Interrupted as stop:
-        print(f"run.py: {stop}", file=sys.stderr)
+        if distributed.is_main():
+            print(f"run.py: {stop}", file=sys.stderr)
         return stop.status
+    except (RuntimeError, MemoryError) as error:
+        raise _outside(error) from None
     finally:
         distributed.stop()
     return 0
+
+
+def _outside(error: RuntimeError | MemoryError) -> BaseException:
+    """A RunError for what came from outside the program, no memory or a lost process; else the error itself."""
+    import torch
+
+    import distributed
+
+    text = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+        return RunError(f"out of memory: try a smaller --batch_size or smaller networks ({text[:160]})")
+    if distributed.is_lost(error):
+        return RunError(f"process {distributed.rank()} lost another one; the same command goes on from last.pth "
+                        f"({text[:160]})")  # fmt: skip
+    return error
 
 
 if __name__ == "__main__":

@@ -35,13 +35,14 @@ from assembly import (
     fit_gaussian,
     half_of,
     load_data,
+    open_record,
     pick_device,
 )
 from config import Config
 from models import LatentDiffusion, schedule_for
 from noise import Noise, seed_dropout
 from sampling import generate
-from utils import CommandError, RunError, atomic, check_writable, load_checkpoint, save_checkpoint
+from utils import CommandError, RunError, atomic, check_writable, save_checkpoint, sweep
 
 VALIDATION_ROWS = 1_000
 DISPLAY_STEPS = 100  # of the sampler, in the grids drawn during training
@@ -150,16 +151,14 @@ class Run:
             self.total = min(self.total, config.max_steps)
         self.sums: dict[str, Tensor] = {}
         self.board = None
-        if config.tb_logger and distributed.is_main():
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(str(logs), purge_step=stepper.step)
 
     def go(self) -> None:
         """Train to the end. Raises Interrupted, the state saved, on a signal, and RunError on a diverging loss."""
         bar = tqdm(total=self.total * self.batch, initial=self.stepper.step * self.batch, unit="img", smoothing=0.05,
                    desc="training", disable=not distributed.is_main(), mininterval=0.5)  # fmt: skip
         shown = saved = time.monotonic()
+        if self.config.tb_logger and distributed.is_main():
+            self._open_board()
         with bar, Interrupts() as interrupts:
             for noise, x, given in self._batches():
                 self._step(noise, x, given)
@@ -170,11 +169,13 @@ class Run:
                     shown = time.monotonic()
                 if ended:
                     self._end_epoch()
-                if ended or time.monotonic() - saved > 60 * self.config.save_minutes or interrupts.signal:
+                stop = distributed.agree(interrupts.signal or 0)  # all processes stop after the same step
+                if ended or stop or time.monotonic() - saved > 60 * self.config.save_minutes:
                     self.save("last.pth")
                     saved = time.monotonic()
-                if interrupts.signal:
-                    raise Interrupted(interrupts.signal)
+                if stop:
+                    distributed.barrier()  # nobody leaves before it is saved
+                    raise Interrupted(stop)
 
     def _batches(self) -> Iterator[tuple[Noise, Tensor, Tensor | None]]:
         """This process's rows of every remaining batch: (noise, x [b, *shape] on the device, given z or None)."""
@@ -235,6 +236,11 @@ class Run:
                 self.show(self.stepper.ema, epoch)
         if epoch % self.config.save_epochs == 0 or last:
             self.save(f"model-{epoch}.pth")
+
+    def _open_board(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.board = SummaryWriter(str(self.metrics.parent), purge_step=self.stepper.step + 1)
 
     def _log(self, line: dict) -> None:
         try:
@@ -304,14 +310,21 @@ def _step_of(line: str) -> float:
 # Starting, going on
 
 
-def newest_sound(folder: Path, device) -> tuple[dict, Path] | None:
-    """The newest checkpoint of a folder that can be read, saying which were passed over."""
-    for path in [folder / "last.pth", *checkpoints(folder)]:
-        if path.exists():
-            try:
-                return load_checkpoint(path, device), path
-            except CommandError as error:
+def newest_sound(folder: Path, kind: str, device) -> tuple[dict, Path] | None:
+    """The newest checkpoint of a folder that can be read, saying which were passed over; None where there are none.
+
+    Raises CommandError where there are some and none can be read: they are not ours to replace.
+    """
+    there = [path for path in [folder / "last.pth", *checkpoints(folder)] if path.exists()]
+    for path in there:
+        try:
+            return open_record(path, (kind,), device), path
+        except CommandError as error:
+            broken = error
+            if len(there) > 1 and distributed.is_main():
                 print(f"{error}; trying an older one", file=sys.stderr)
+    if there:
+        raise CommandError(f"{broken}; move it away, or give --no-resume to replace what is in {folder}")
     return None
 
 
@@ -320,7 +333,11 @@ def start_or_resume(run: Run, config: Config) -> bool:
 
     Raises CommandError where the folder holds a run with other settings.
     """
-    found = newest_sound(run.folder, run.device) if config.resume else None
+    found = newest_sound(run.folder, run.record["kind"], run.device) if config.resume else None
+    distributed.barrier()  # everybody has looked before anything changes
+    if distributed.is_main():
+        sweep(run.folder)
+        sweep(run.metrics.parent)
     if found is None:
         if distributed.is_main():
             for old in [run.folder / "last.pth", *checkpoints(run.folder), run.metrics]:
@@ -329,15 +346,27 @@ def start_or_resume(run: Run, config: Config) -> bool:
         return True
     record, path = found
     config_module.refuse_other_run(config, record["config"], path)
+    refuse_other_data(run, record, path)
     run.resume(record)
     if run.stepper.step >= run.total:
-        print(f"{run.folder}: this run is finished ({record['epoch']} epochs, {run.stepper.step} steps); "
-              f"give a larger --epochs to extend it")  # fmt: skip
+        distributed.say(f"{run.folder}: this run is finished ({record['epoch']} epochs, {run.stepper.step} steps); "
+                        f"give a larger --epochs to extend it")  # fmt: skip
         return False
     before = record["config"]["epochs"]
     more = f", extended from {before} to {config.epochs} epochs" if before != config.epochs else ""
-    print(f"{path}: going on at step {run.stepper.step} of {run.total}{more}")
+    distributed.say(f"{path}: going on at step {run.stepper.step} of {run.total}{more}")
     return True
+
+
+def refuse_other_data(run: Run, record: dict, path: Path) -> None:
+    """Raise CommandError where the checkpoint was trained on other rows than there are now."""
+    same = record["rows"] == run.record["rows"]
+    if same and isinstance(run.stepper.model, LatentDiffusion):  # of a decoder that may have been trained anew
+        own, stored = run.stepper.model.state_dict(), record["model"]
+        same = all(torch.allclose(own[name], stored[name], rtol=1e-2, atol=1e-3) for name in ("mean", "deviation"))
+    if not same:
+        raise CommandError(f"{path} was trained on other data ({record['rows']} rows, now {run.record['rows']}): "
+                           f"add --tag NAME for a run of its own, or --no-resume to replace it")  # fmt: skip
 
 
 def finish(run: Run, config: Config) -> None:
@@ -361,7 +390,7 @@ def train(config: Config) -> None:
     stepper = Stepper(model, config, device)
     if config.compile:
         compile_networks(model)
-    record = {"kind": config.model, "shape": list(dataset.shape), "gaussian": gaussian.state(),
+    record = {"kind": config.model, "shape": list(dataset.shape), "rows": len(dataset), "gaussian": gaussian.state(),
               "levels": dataset.levels, "unit": model.unit, "network": describe_network(model)}  # fmt: skip
     folders = [config_module.folder(config, root) for root in ("models", "logs", "imgs")]
 
@@ -414,7 +443,7 @@ def train_latent(config: Config, latents: Tensor) -> None:
     folder = config_module.folder(config, "models")
     folder = folder.with_name(folder.name + "_latent")
     logs = config_module.folder(config, "logs")
-    record = {"kind": "latent", "unit": "mean squared error"}
+    record = {"kind": "latent", "rows": len(latents), "unit": "mean squared error"}
     run = Run(Stepper(model, config, device), dataset, config, folder, logs.with_name(logs.name + "_latent"), record,
               lambda ema: {}, lambda ema, epoch: None)  # fmt: skip
     finish(run, config)
