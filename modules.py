@@ -17,8 +17,12 @@ from torch import Tensor, nn
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm 32, or as many groups as narrow layers can be cut into."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    """GroupNorm 32 from 64 channels on; below, groups of four.
+
+    A group of one channel, as 32 groups of 32 channels are, is instance norm: it forgets every channel's mean.
+    """
+    groups = 32 if channels >= 64 else max(1, channels // 4)
+    return nn.GroupNorm(math.gcd(groups, channels), channels)
 
 
 def zero(module: nn.Module) -> nn.Module:
