@@ -69,11 +69,22 @@ def training_curve(metrics: str | Path, path: str | Path) -> None:
         if any(value is not None for value in held_out):
             panel.plot(epochs, held_out, "--", label="validation")
         unit = lines[0]["unit"] if name == "denoise" else ""
+        if name == "denoise" and "nll_nats" in lines[0].get("val", {}):
+            panel.plot(epochs, [line["val"]["nll_nats"] for line in lines], ":", label="held-out bound")
         panel.set(title=name, xlabel="epoch", ylabel=unit)
         if all(line["train"][name] > 0 for line in lines):
             panel.set_yscale("log")
     figure.axes[0].legend(frameon=False)
     save(figure, path)
+
+
+def error_curve(columns: dict[str, list[float]]) -> Figure:
+    """A model's squared error over log-SNR beside the Gaussian reference's, as training logs it."""
+    figure, panel = axes("held-out error", "log-SNR", "squared error")
+    for name in ("model", "gaussian"):
+        panel.plot(columns["logsnr"], columns[name], label=name)
+    panel.legend(frameon=False)
+    return figure
 
 
 def scatter(points: np.ndarray, path: str | Path, title: str, labels: np.ndarray | None = None,

@@ -39,12 +39,14 @@ from assembly import (
     pick_device,
 )
 from config import Config
+from density import GAUSSIAN, Mean, average, conditional, continuous_nll, error_curve, profile, unconditional
 from models import LatentDiffusion, schedule_for
 from noise import Noise, seed_dropout
 from sampling import generate
 from utils import CommandError, RunError, atomic, check_writable, save_checkpoint, sweep
 
 VALIDATION_ROWS = 1_000
+CURVE_POINTS, CURVE_BINS = 8, 20  # of the held-out error curve that --loss itd logs
 DISPLAY_STEPS = 100  # of the sampler, in the grids drawn during training
 
 
@@ -253,6 +255,8 @@ class Run:
             for part in ("train", "val"):
                 for name, value in line.get(part, {}).items():
                     self.board.add_scalar(f"{part}/{name}", value, line["step"])
+            if "curve" in line:
+                self.board.add_figure("val/error curve", plots.error_curve(line["curve"]), line["step"])
             self.board.flush()
 
     def save(self, name: str) -> None:
@@ -417,7 +421,27 @@ def validation(model: nn.Module, held_out: data.Dataset, config: Config, device:
     joined = {name: torch.cat(parts) for name, parts in values.items()}
     means = {name: value.mean().item() for name, value in joined.items()}
     errors = {name: (v.std() / math.sqrt(len(v))).item() for name, v in joined.items() if len(v) > 1}
-    return {"val": means, "val_se": errors}
+    if config.loss == "simple":
+        return {"val": means, "val_se": errors}
+    held_out_nll, curve = validation_curve(model, held_out, config, device, rows)
+    means["nll_nats"], errors["nll_nats"] = held_out_nll
+    return {"val": means, "val_se": errors, "curve": curve}
+
+
+def validation_curve(model: nn.Module, held_out: data.Dataset, config: Config, device: torch.device,
+                     rows: range) -> tuple[Mean, dict[str, list[float]]]:  # fmt: skip
+    """The held-out bound in nats, and the error over log-SNR beside the Gaussian's, given z where there is one."""
+    batches = [(index.to(device), x) for index, x in batches_of(held_out, config.batch_size, device, rows)]
+    estimator = unconditional(model.denoise)
+    if config.model == "diff":
+        given = held_out.given
+        codes = [model.encode(x) for _, x in batches] if given is None else [torch.from_numpy(given[: len(rows)])]
+        estimator = conditional(model.denoise, torch.cat(codes).to(device))
+    proposal = model.objective.proposal
+    curve = error_curve({"model": estimator}, batches, model.gaussian, proposal, CURVE_POINTS, config.r_seed)
+    shapes = {name: profile(curve, curve.errors[name], CURVE_BINS) for name in ("model", GAUSSIAN)}
+    columns = {"logsnr": shapes["model"].logsnr.tolist()} | {name: s.mean.tolist() for name, s in shapes.items()}
+    return average(continuous_nll(curve, "model")), columns
 
 
 @torch.no_grad()
