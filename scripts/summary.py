@@ -1,0 +1,166 @@
+"""One table of what experiments' result files say:  python scripts/summary.py results/EXP [results/EXP_seed1 ...]
+
+A column an experiment, a row a measure. Folders whose names differ in a last `seedN` alone (--tag seedN) are runs of
+one experiment: their cell is the mean and the deviation over runs. A single run's cell has its own standard error where
+the measure has one. Prints the table; writes results/summary.md and results/summary.json (--output).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils import CommandError, atomic, read_json, write_json
+
+PROG = "summary.py"
+
+
+class Value(NamedTuple):
+    """One measure of one run, with its standard error where it is known."""
+
+    measure: str
+    value: float
+    se: float | None = None
+
+
+def fid_values(record: dict) -> Iterator[Value]:
+    """Distances under other weights are other measures."""
+    for pair, entry in record.items():
+        pair = f"{pair}, weights {entry['weights'][:8]}"
+        yield Value(f"FID, {pair}", entry["fid"], entry["fid_se"])
+        yield Value(f"KID, {pair}", entry["kid"])
+
+
+def quality_values(record: dict) -> Iterator[Value]:
+    for start in ("inferred", "random"):
+        for measure in ("mse", "psnr", "ssim"):
+            errors = record[start]
+            yield Value(f"reconstruction from {start} x_T, {measure}", errors[measure], errors[f"{measure}_se"])
+
+
+def classification_values(record: dict) -> Iterator[Value]:
+    for name, result in record["inputs"].items():
+        yield Value(f"{result['measure']} of classes from {name}, {result['classifier']}", result["mean"])
+
+
+def disentanglement_values(record: dict) -> Iterator[Value]:
+    for name, value in record["files"][0]["mean"].items():
+        yield Value(f"disentanglement, {name}", value)
+
+
+def nll_values(record: dict) -> Iterator[Value]:
+    """Bits per dimension where the data are discrete, nats where they are not."""
+    for entry in record["entries"]:
+        name = "nll_lattice" if entry["kind"] == "lattice" else "nll"
+        bits_per_nat = entry[f"{name}_bpd"] / entry[f"{name}_nats"]
+        unit, scale = ("nats", 1.0) if entry["kind"] == "continuous" else ("bpd", bits_per_nat)
+        label = f"{name}_{unit}, {entry['bound']}, {entry['branch']}"
+        yield Value(label, entry[f"{name}_nats"] * scale, entry["se_nats"] * scale)
+        if "excess_nats" in entry:
+            yield Value(f"excess_nats, {entry['bound']}, {entry['branch']}", entry["excess_nats"], entry["excess_se"])
+
+
+def information_values(record: dict) -> Iterator[Value]:
+    for name in ("difference", "orthogonal", "iq", "rate"):
+        if f"{name}_nats" in record:
+            yield Value(f"I(x; z), {name}_nats", record[f"{name}_nats"], record[f"{name}_se"])
+
+
+READERS = {
+    "fid.json": fid_values, "latent_quality.json": quality_values, "classification.json": classification_values,
+    "disentanglement.json": disentanglement_values, "nll.json": nll_values, "mutual_info.json": information_values,
+}  # fmt: skip
+
+
+def read_run(folder: Path) -> dict[str, Value]:
+    """What the result files of one folder say, by measure. Raises CommandError where there are none."""
+    if not folder.is_dir():
+        raise CommandError(f"{folder} is not a folder of results")
+    found = {}
+    for name, values in READERS.items():
+        if (folder / name).exists():
+            try:
+                found |= {value.measure: value for value in values(read_json(folder / name))}
+            except (KeyError, IndexError, TypeError, AttributeError):
+                raise CommandError(f"{folder / name} is not of this program's making: make it again") from None
+    if not found:
+        raise CommandError(f"{folder} holds no results: {', '.join(READERS)}")
+    return found
+
+
+def experiment_of(folder: Path) -> str:
+    """The folder's path below results/, without its seed: `vae/digits_32d` is another experiment than `digits_32d`."""
+    parts = folder.parts
+    below = parts[len(parts) - parts[::-1].index("results") :] if "results" in parts else parts
+    return re.sub(r"[-_]seed\d+$", "", "/".join(below))
+
+
+def summarise(folders: list[Path]) -> dict[str, dict]:
+    """{experiment: {"runs": [...], "measures": {measure: {"values", "mean", "sd" over runs, "se" of a single run}}}}"""
+    groups: dict[str, dict[Path, dict[str, Value]]] = {}
+    for folder in folders:
+        groups.setdefault(experiment_of(folder), {})[folder] = read_run(folder)
+    return {name: {"runs": [str(folder) for folder in runs], "measures": over_runs(list(runs.values()))}
+            for name, runs in groups.items()}  # fmt: skip
+
+
+def over_runs(runs: list[dict[str, Value]]) -> dict[str, dict]:
+    measures = {}
+    for measure in dict.fromkeys(name for run in runs for name in run):
+        values = [run[measure] for run in runs if measure in run]
+        numbers = np.array([value.value for value in values], dtype=float)
+        several = len(values) > 1
+        measures[measure] = {"values": numbers.tolist(), "mean": float(numbers.mean()),
+                             "sd": float(numbers.std(ddof=1)) if several else None,
+                             "se": None if several else values[0].se}  # fmt: skip
+    return measures
+
+
+def cell(measured: dict | None) -> str:
+    if measured is None:
+        return ""
+    spread = measured["sd"] if measured["sd"] is not None else measured["se"]
+    text = f"{measured['mean']:.4g}" + ("" if spread is None else f" ± {spread:.2g}")
+    return text + (f" (n = {len(measured['values'])})" if measured["sd"] is not None else "")
+
+
+def table(summary: dict[str, dict]) -> str:
+    """Markdown: a row a measure, a column an experiment."""
+    heads = [f"{name} ({len(group['runs'])} run{'s' if len(group['runs']) > 1 else ''})"
+             for name, group in summary.items()]  # fmt: skip
+    lines = [f"| measure | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for measure in dict.fromkeys(name for group in summary.values() for name in group["measures"]):
+        cells = (cell(group["measures"].get(measure)) for group in summary.values())
+        lines.append(f"| {measure} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "± over n runs: standard deviation; of one run: standard error."])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="results/EXP", help="result folders of experiments")
+    parser.add_argument("--output", type=Path, default=Path("results/summary"), metavar="PATH",
+                        help="files to write, without .md and .json (default: results/summary)")  # fmt: skip
+    args = parser.parse_args(argv)
+    try:
+        summary = summarise(list(dict.fromkeys(args.folders)))
+        text = table(summary)
+        with atomic(args.output.with_name(args.output.name + ".md")) as temporary:
+            temporary.write_text(text + "\n")
+        write_json(args.output.with_name(args.output.name + ".json"), summary)
+    except CommandError as error:
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+"""The scripts of the experiments: what they would run, as command lines that parse, and one chain that really runs."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import data
+import eval_disentanglement
+import gen_fid_stats
+import train_classifier
+from config import parse
+from run import check_served
+from scripts import compare_samplers, mmd_table, summary
+from utils import read_json, write_json
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+EXPERIMENTS = ("run", "eval_fid", "gen_fid", "calc_fid", "save_latent", "latent_quality", "train_classifier",
+               "disentangle", "eval_disentangle", "interpolate")  # fmt: skip
+VARIABLES = ("DATASET", "MODEL", "MODE", "EPOCHS", "STEPS", "A_DIM", "MMD", "SEED", "SEEDS", "TAG", "EXTRA", "LATENT",
+             "IMAGES", "IMG", "EXTRACTOR", "PREDICTOR", "CLASSIFIER_EPOCHS", "DRY")  # fmt: skip
+
+
+def bash(script, *words, **variables):
+    """Run a script in the current folder, with these variables of its own and no others."""
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return subprocess.run(["bash", str(SCRIPTS / f"{script}.sh"), *words], capture_output=True, text=True,
+                          env={**clean, "PYTHON": sys.executable, **variables})  # fmt: skip
+
+
+def commands(script, *words, **variables):
+    """(program, its words) of every command that a script would run."""
+    done = bash(script, *words, DRY="1", **variables)
+    assert done.returncode == 0, done.stderr
+    return [(line.split()[1], shlex.split(line)[2:]) for line in done.stdout.splitlines() if line.startswith("+ ")]
+
+
+def parsed(program, words):
+    """The command line as its program reads it; raises CommandError where it would."""
+    if program == "run.py":
+        command = parse(words, program, data.SPECS)
+        check_served(command)
+        return command
+    if program in ("train_classifier.py", "eval_disentanglement.py"):
+        flags = {"train_classifier.py": train_classifier, "eval_disentanglement.py": eval_disentanglement}[program]
+        return parse(words, program, data.SPECS, extra=flags._flags)[0]
+    parser = gen_fid_stats.Parser(prog=program)
+    parser.add_argument("name")
+    parser.add_argument("folder")
+    return gen_fid_stats.parse(parser, words)
+
+
+def only(script, **variables):
+    ((program, words),) = commands(script, **variables)
+    return parsed(program, words)
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.sh")))
+def test_bash_reads_every_script(script):
+    assert subprocess.run(["bash", "-n", str(SCRIPTS / script)]).returncode == 0
+
+
+@pytest.mark.parametrize("script", EXPERIMENTS)
+def test_every_script_runs_commands_that_parse(script, in_tmp):
+    for variables in ({}, {"DATASET": "digits", "A_DIM": "8", "STEPS": "5", "TAG": "a", "SEED": "3", "MMD": "0.2",
+                           "EXTRA": "--diffusion_steps 50 --split_step 25"}):  # fmt: skip
+        for program, words in commands(script, **variables):
+            parsed(program, words)
+
+
+# What commands.md writes after `python run.py`, and how the scripts say it
+PUBLISHED = [
+    ("run", {"A_DIM": "32"}, "--model diff --mode train --mmd_weight 0.1 --a_dim 32 --epochs 50 --dataset celeba "
+     "--batch_size 32 --save_epochs 5 --deterministic --prior regular --r_seed 64"),
+    ("run", {}, "--model diff --mode train --mmd_weight 0.1 --a_dim 256 --epochs 50 --dataset celeba "
+     "--batch_size 32 --save_epochs 5 --deterministic --prior regular --r_seed 64"),
+    ("save_latent", {}, "--model diff --mode save_latent --disent_metric tad --mmd_weight 0.1 --a_dim 256 --epochs 50 "
+     "--dataset celeba --deterministic --prior regular --r_seed 64"),
+    ("run", {"MODE": "train_latent_ddim"}, "--model diff --mode train_latent_ddim --a_dim 256 --epochs 50 "
+     "--mmd_weight 0.1 --dataset celeba --deterministic --save_epoch 10 --prior regular --r_seed 64"),
+    ("eval_fid", {}, "--model diff --mode eval_fid --split_step 500 --a_dim 256 --batch_size 256 --mmd_weight 0.1 "
+     "--sampling_number 10000 --epochs 50 --dataset celeba --is_latent --prior regular --r_seed 64"),
+    ("latent_quality", {}, "--model diff --mode latent_quality --a_dim 256 --mmd_weight 0.1 --epochs 50 "
+     "--dataset celeba --sampling_number 16 --deterministic --prior regular --r_seed 64"),
+    ("disentangle", {"A_DIM": "32", "EPOCHS": "20"}, "--model diff --mode disentangle --img_id 0 --mmd_weight 0.1 "
+     "--a_dim 32 --epochs 20 --dataset celeba --deterministic --prior regular --r_seed 64"),
+    ("run", {"MODEL": "vae", "A_DIM": "32"}, "--model vae --mode train --mmd_weight 0.1 --a_dim 32 --epochs 50 "
+     "--dataset celeba --batch_size 32 --save_epochs 5 --prior regular --r_seed 64"),
+    ("run", {"MODEL": "vanilla"}, "--model vanilla --mode train --a_dim 256 --epochs 50 --dataset celeba "
+     "--batch_size 128 --save_epochs 10 --prior regular --r_seed 64"),
+    ("eval_disentangle", {}, "--model diff --a_dim 256 --mmd_weight 0.1 --epochs 50 --dataset celeba "
+     "--sampling_number 16 --deterministic --prior regular --r_seed 64"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("script, variables, published", PUBLISHED)
+def test_scripts_have_the_published_settings(script, variables, published, in_tmp):
+    ours, theirs = only(script, **variables), parse(published.split(), "run.py", data.SPECS)
+    assert (ours.mode, ours.config) == (theirs.mode, theirs.config)
+
+
+def test_fid_scripts_have_the_published_arguments(in_tmp):
+    stats = only_of(commands("gen_fid"), "gen_fid_stats.py")
+    assert (stats.name, stats.folder, stats.extractor) == ("celeba", "./celeba_imgs", "inception")
+    images = only_of(commands("calc_fid", A_DIM="32"), "calc_fid.py")
+    assert (images.name, images.folder) == ("celeba", "./imgs/celeba_32d_0.1mmd/eval-fid-latent")
+
+
+def only_of(found, program):
+    (words,) = (words for name, words in found if name == program)
+    return parsed(program, words)
+
+
+def test_a_run_cut_by_steps_is_read_from_its_newest_checkpoint(in_tmp):
+    training = only("run", DATASET="digits", STEPS="7")
+    assert training.config.max_steps == 7
+    assert "epochs" not in only("save_latent", DATASET="digits", STEPS="7").given
+    assert "epochs" in only("save_latent", DATASET="digits").given
+
+
+def test_reference_and_samples_are_measured_by_one_extractor(in_tmp):
+    for dataset, usual in (("digits", "classifier"), ("cifar10", "inception")):
+        found = commands("gen_fid", DATASET=dataset) + commands("calc_fid", DATASET=dataset)
+        used = [parsed(name, words).extractor for name, words in found if name in ("gen_fid_stats.py", "calc_fid.py")]
+        assert used == [usual, usual]
+
+
+def test_seeds_are_runs_of_their_own_that_end_in_one_table(in_tmp):
+    found = commands("experiment", "digits", SEEDS="0 5", TAG="x", A_DIM="4")
+    program, folders = found[-1]
+    assert (program, folders) == ("scripts/summary.py", [f"results/digits_4d_0.1mmd_x-seed{k}" for k in (0, 5)])
+    trainings = [command.config for command in (parsed(*one) for one in found[:-1] if one[0] == "run.py")
+                 if command.mode == "train"]  # fmt: skip
+    assert [(one.model, one.r_seed, one.tag) for one in trainings] == [
+        ("diff", 0, "x-seed0"), ("vanilla", 0, "x-seed0"), ("diff", 5, "x-seed5"), ("vanilla", 5, "x-seed5"),
+    ]  # fmt: skip
+    for one in found[:-1]:
+        parsed(*one)
+
+
+def test_a_set_without_labels_is_not_classified(in_tmp):
+    programs = [program for program, _ in commands("experiment", "chairs")]
+    assert "calc_fid.py" in programs
+    assert not {"train_classifier.py", "eval_disentanglement.py"} & set(programs)
+
+
+def test_a_wrong_experiment_is_refused_before_anything_is_made(in_tmp):
+    done = bash("experiment", "moons")
+    assert done.returncode == 2
+    assert "moons has points" in done.stderr
+    assert not list(in_tmp.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def write_fid(folder, fid, weights="0123456789abcdef"):
+    entry = {"fid": fid, "fid_se": 0.5, "kid": 0.01, "weights": weights}
+    write_json(folder / "fid.json", {"eval-fid-fast vs digits (classifier, none)": entry})
+
+
+def measures(output, experiment):
+    return read_json(output.with_suffix(".json"))[experiment]["measures"]
+
+
+def test_seeds_are_averaged_with_their_deviation(in_tmp, capsys):
+    folders = [in_tmp / "results" / f"digits_32d_seed{k}" for k in range(3)]
+    for folder, fid in zip(folders, (1.0, 2.0, 6.0), strict=True):
+        write_fid(folder, fid)
+    assert summary.main([*map(str, folders), "--output", str(in_tmp / "table")]) == 0
+    pair = "eval-fid-fast vs digits (classifier, none), weights 01234567"
+    found = measures(in_tmp / "table", "digits_32d")[f"FID, {pair}"]
+    assert (found["mean"], found["values"]) == (3.0, [1.0, 2.0, 6.0])
+    assert found["sd"] == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
+    assert "3 ± 2.6 (n = 3)" in capsys.readouterr().out
+
+
+def test_distances_of_other_weights_and_other_models_are_not_averaged(in_tmp):
+    write_fid(in_tmp / "results" / "digits_32d_seed0", 1.0)
+    write_fid(in_tmp / "results" / "digits_32d_seed1", 9.0, weights="f" * 16)
+    write_fid(in_tmp / "results" / "vae" / "digits_32d_seed0", 5.0)
+    folders = ["results/digits_32d_seed0", "results/digits_32d_seed1", "results/vae/digits_32d_seed0"]
+    assert summary.main(folders) == 0
+    assert all(one["sd"] is None for one in measures(in_tmp / "results/summary", "digits_32d").values()
+               if one["mean"] != 0.01)  # fmt: skip
+    assert len(measures(in_tmp / "results/summary", "vae/digits_32d")) == 2
+
+
+def test_a_folder_without_results_is_named(in_tmp, capsys):
+    (in_tmp / "empty").mkdir()
+    assert summary.main(["empty"]) == 2
+    assert "empty holds no results" in capsys.readouterr().err
+    write_json(in_tmp / "broken" / "fid.json", {"a": {"fid": 1.0}})
+    assert summary.main(["broken"]) == 2
+    assert "broken/fid.json" in capsys.readouterr().err
+
+
+def test_mmd_kernel_keeps_its_gradient_at_high_dimension():
+    scaled, published = ({row["q"]: row for row in mmd_table.rows_of(256, kernel, batches=30, size=64)}
+                         for kernel in ("scaled", "published"))  # fmt: skip
+    assert all(row["separation"] > 5 for row in scaled.values())
+    assert all(row["gradient"] > 20 * published[q]["gradient"] for q, row in scaled.items())
+    assert all(row["pull"] > 5 * row["pull_se"] for row in scaled.values())  # towards the prior
+
+
+def test_quick_sampler_is_held_against_the_slowest_ddpm():
+    rows = [{"sampler": sampler, "steps": steps, "fid": fid, "fid_se": 0.3} for sampler, steps, fid in
+            (("ddpm", 50, 9.0), ("ddpm", 1000, 2.0), ("ddim", 20, 4.0), ("dpmpp", 10, 5.0), ("dpmpp", 20, 1.5))]
+    found = compare_samplers.verdict(rows)
+    assert (found["ddpm_steps"], found["difference"]) == (1000, -0.5)
+    assert found["difference_se"] == pytest.approx(0.3 * 2**0.5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# For real
+
+TINY = {
+    "DATASET": "digits", "A_DIM": "4", "STEPS": "12", "IMAGES": "24", "CLASSIFIER_EPOCHS": "1", "PREDICTOR": "fast",
+    "EXTRA": "--diffusion_steps 20 --split_step 10 --sample_steps 5 --batch_size 24",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_whole_chain_runs_on_digits(in_tmp):
+    def run(script, *words, **variables):
+        done = bash(script, *words, **{**TINY, **variables})
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    printed = run("experiment", "digits", SEEDS="0 1")
+    table = read_json(in_tmp / "results" / "summary.json")["digits_4d_0.1mmd_20steps"]
+    assert all(len(one["values"]) == 2 for one in table["measures"].values())
+    assert {name.split(",")[0] for name in table["measures"]} >= {"FID", "KID", "disentanglement"}
+    assert "± over n runs" in printed
+    images = in_tmp / "imgs" / "digits_4d_0.1mmd_20steps_seed0"
+    for leaf in ("eval-fid-latent", "eval-fid-fast"):
+        assert len(list((images / leaf).iterdir())) == 24
+    for picture in ("interpolate-0-1/all.png", "disentangle-0/sample3.png", "plot_latent/plot_latent.png",
+                    "latent_quality/reconstructions.png"):  # fmt: skip
+        assert (images / picture).stat().st_size > 0
+    # a second call finds everything done and draws nothing anew
+    before = {path: path.stat().st_mtime_ns for path in (images / "eval-fid-fast").iterdir()}
+    run("experiment", "digits", SEEDS="0 1")
+    assert before == {path: path.stat().st_mtime_ns for path in (images / "eval-fid-fast").iterdir()}
+
+
+@pytest.mark.slow
+def test_the_scripts_run_for_the_vae_too(in_tmp):
+    for script, variables in (("run", {}), ("save_latent", {}), ("eval_fid", {"LATENT": ""}), ("gen_fid", {}),
+                              ("calc_fid", {"LATENT": ""}), ("train_classifier", {}), ("disentangle", {}),
+                              ("interpolate", {})):  # fmt: skip
+        done = bash(script, **{**TINY, "MODEL": "vae", **variables})
+        assert done.returncode == 0, done.stderr[-2000:]
+    entries = json.loads((in_tmp / "results" / "vae" / "digits_4d_0.1mmd_20steps" / "fid.json").read_text())
+    assert [entry["count"] for entry in entries.values()] == [24]
+
+
+@pytest.mark.slow
+def test_samplers_are_compared_on_a_trained_model(in_tmp):
+    for script, variables in (("run", {"MODEL": "vanilla"}), ("gen_fid", {})):
+        assert bash(script, **{**TINY, **variables}).returncode == 0
+    words = "--model vanilla --dataset digits --diffusion_steps 20 --sampling_number 40 --steps 5 20 --ddpm_steps 20 50"
+    assert compare_samplers.main(words.split()) == 0
+    record = read_json(in_tmp / "results" / "vanilla" / "digits_20steps" / "samplers.json")
+    assert [(row["sampler"], row["steps"], row["count"]) for row in record["rows"]] == [
+        ("ddpm", 20, 40), ("ddim", 5, 40), ("ddim", 20, 40), ("dpmpp", 5, 40), ("dpmpp", 20, 40),
+    ]  # fmt: skip
+    assert record["verdict"]["ddpm_steps"] == 20
+    assert (in_tmp / "results" / "vanilla" / "digits_20steps" / "samplers.png").stat().st_size > 0
