@@ -192,7 +192,7 @@ class Curve:
 def error_curve(
     estimators: dict[str, Estimator], batches: Iterable[tuple[Tensor, Tensor]], gaussian: Gaussian,
     proposal: LogSNRProposal, npoints: int, seed: int, *, lattice: Lattice | None = None, soft: bool = False,
-    between: dict[str, tuple[str, str]] | None = None, progress: str | None = None,
+    between: dict[str, tuple[str, str]] | None = None, progress: str | None = None, count: int | None = None,
 ) -> Curve:  # fmt: skip
     """Measure the errors of all estimators on the same noisy inputs.
 
@@ -204,22 +204,24 @@ def error_curve(
     soft        adds 'NAME soft' (soft-rounded) as well
     between     label -> two names: adds, as an error, the squared distance of their two estimates
     progress    words for a progress bar with the running estimate of the first name; None for no bar
+    count       how many samples there are, for that bar
 
     The result is a function of (seed, index), whatever the batch size. It lies on the CPU.
     """
-    parts, total, count, between = [], 0.0, 0, between or {}
+    parts, total, done = [], 0.0, 0
     first = next(iter(estimators))
-    bar = tqdm(batches, desc=progress, disable=progress is None, leave=False)
-    for index, x in bar:
-        with torch.no_grad(), exact_float32(x.device.type):
-            part = _batch_curve(estimators, index, x, gaussian, proposal, npoints, seed, lattice, soft, between)
-        parts.append(part)
-        total, count = total + continuous_nll(part, first).sum().item(), count + len(part)
-        bar.set_postfix_str(f"{total / count:.4f} nats")
+    with tqdm(total=count, desc=progress, disable=progress is None, leave=False, unit="sample") as bar:
+        for index, x in batches:
+            with torch.no_grad(), exact_float32(x.device.type):
+                part = _batch_curve(estimators, index, x, gaussian, proposal, npoints, seed, lattice, soft,
+                                    between or {}, bar)  # fmt: skip
+            parts.append(part)
+            total, done = total + continuous_nll(part, first).sum().item(), done + len(part)
+            bar.set_postfix_str(f"{total / done:.4f} nats")
     return Curve.concatenate(parts)
 
 
-def _batch_curve(estimators, index, x, gaussian, proposal, npoints, seed, lattice, soft, between) -> Curve:
+def _batch_curve(estimators, index, x, gaussian, proposal, npoints, seed, lattice, soft, between, bar) -> Curve:
     columns, levels = [], []
     for k in range(npoints):
         noise = Noise(seed, index, k)
@@ -228,6 +230,7 @@ def _batch_curve(estimators, index, x, gaussian, proposal, npoints, seed, lattic
         eps = noise.normal("eps", *x.shape[1:])
         columns.append(_errors_at(estimators, index, x, logsnr, eps, gaussian, lattice, soft, between))
         levels.append(logsnr.double())
+        bar.update(len(x) / npoints)
     logsnr = torch.stack(levels, 1)
     return Curve(
         logsnr=logsnr.cpu(), weight=proposal.weight(logsnr).cpu(),

@@ -41,17 +41,18 @@ class Information:
 
 def information_curve(
     without_z, with_z: dict[str, tuple], batches: Iterable[tuple[Tensor, Tensor]], gaussian: Gaussian,
-    proposal: LogSNRProposal, npoints: int, seed: int, progress: str | None = None,
+    proposal: LogSNRProposal, npoints: int, seed: int, **bar,
 ) -> Curve:  # fmt: skip
     """Errors of a denoiser without z and of denoisers with z, all on the same noisy inputs.
 
     without_z   a denoiser
     with_z      name -> (denoiser, z [N, a_dim] by sample index)
+    bar         `progress` and `count` of density.error_curve
     """
     estimators = {UNCONDITIONAL: unconditional(without_z)}
     estimators |= {name: conditional(denoiser, z) for name, (denoiser, z) in with_z.items()}
     between = {_distance(name): (UNCONDITIONAL, name) for name in with_z}
-    return error_curve(estimators, batches, gaussian, proposal, npoints, seed, between=between, progress=progress)
+    return error_curve(estimators, batches, gaussian, proposal, npoints, seed, between=between, **bar)
 
 
 def _distance(name: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import config as config_module
 import curves
+import distributed
 import told_tau
 from assembly import Trained, batches_of, build_fresh, fit_gaussian, load_data, open_trained, pick_device
 from config import Command
@@ -22,6 +23,7 @@ from data import Dataset
 from density import (
     GAUSSIAN,
     Curve,
+    Denoiser,
     Estimator,
     Lattice,
     average,
@@ -50,7 +52,7 @@ from information import (
     reliance,
     scramble,
 )
-from models import InfoDiff
+from models import Diffusion, InfoDiff
 from noise import Noise
 from priors import kl_to_normal
 from sampling import generate
@@ -139,7 +141,8 @@ def drawn_codes(mean: Tensor, logvar: Tensor, seed: int) -> Tensor:
 
 def nll(command: Command) -> None:
     """Mode `nll`: a tuned or trained checkpoint, or, with --init_from typed, somebody's network as it came."""
-    measure_likelihood(open_untuned(command) if "init_from" in command.given else open_trained(command))
+    if distributed.is_main():
+        measure_likelihood(open_untuned(command) if "init_from" in command.given else open_trained(command))
 
 
 def open_untuned(command: Command) -> Trained:
@@ -167,9 +170,9 @@ def measure_likelihood(trained: Trained) -> None:
     entries, shapes = [], {}  # of all kinds of likelihood
     for kind in kinds:
         estimators, cost = branches(kind, members, sample, config.r_seed)
-        measured = Likelihood(model, sample, proposal, config.npoints, config.r_seed, config.soft, kind, cost)
-        entries += measured.entries(estimators, validation_of(trained, kind, members))
-        shapes |= measured.profiles
+        likelihood = Likelihood(model, sample, proposal, config.npoints, config.r_seed, config.soft, kind, cost)
+        found, its_shapes = likelihood.entries(estimators, validation_of(trained, kind, members))
+        entries, shapes = entries + found, shapes | its_shapes
     write_json(folder / "nll.json", {
         "mode": "nll", **provenance(trained), "split": sample.split, "num_images": sample.count,
         "npoints": config.npoints, "logsnr_range": [proposal.low, proposal.high], "range": range_note(model, proposal),
@@ -230,53 +233,58 @@ def validation_of(trained: Trained, kind: str, members: list):
     return load
 
 
+@dataclass(frozen=True)
 class Likelihood:
-    """All bounds of one kind of likelihood of one model on one sample."""
+    """All bounds of one kind of likelihood ('unconditional' or 'elbo') of one model on one sample.
 
-    def __init__(self, model, sample: Sample, proposal: LogSNRProposal, npoints: int, seed: int, soft: bool, kind: str,
-                 cost: Tensor | float):  # fmt: skip
-        self.model, self.sample, self.proposal, self.npoints = model, sample, proposal, npoints
-        self.seed, self.soft, self.kind = seed, soft, kind
-        self.cost = cost.double().cpu() if isinstance(cost, Tensor) else cost
-        self.profiles: dict[str, dict] = {}
+    cost    nats a row that z costs, KL(q(z|x) || p(z)) [N]; or 0
+    """
 
-    def curve(self, estimators: dict[str, Estimator], sample: Sample, batches, words: str, tails: bool) -> Curve:
+    model: Diffusion
+    sample: Sample
+    proposal: LogSNRProposal
+    npoints: int
+    seed: int
+    soft: bool
+    kind: str
+    cost: Tensor | float
+
+    def curve(self, estimators: dict[str, Estimator], sample: Sample) -> Curve:
         return error_curve(
-            estimators, batches, self.model.gaussian, self.proposal, self.npoints, self.seed,
-            lattice=sample.lattice if tails else None, soft=self.soft and tails, progress=f"{self.kind}, {words}",
+            estimators, sample.batches(), self.model.gaussian, self.proposal, self.npoints, self.seed,
+            lattice=sample.lattice, soft=self.soft, progress=f"{self.kind}, {sample.split}", count=sample.count,
         )  # fmt: skip
 
-    def entries(self, estimators: dict[str, Estimator], load_validation) -> list[dict]:
-        """An entry a bound."""
+    def entries(self, estimators: dict[str, Estimator], load_validation) -> tuple[list[dict], dict[str, dict]]:
+        """An entry a bound, and the error curves by name."""
         sample, lattice = self.sample, self.sample.lattice
-        curve = self.curve(estimators, sample, sample.batches(), sample.split, tails=True)
-        self.profiles[GAUSSIAN] = curves.columns(profile(curve, curve.errors[GAUSSIAN]))
-        for name in estimators:
-            gap = profile(curve, curve.gap(name))
-            self.profiles[name] = {**curves.columns(profile(curve, curve.errors[name])),
-                                   "gap": gap.mean.tolist(), "gap_se": gap.se.tolist()}  # fmt: skip
-        choosing, chosen_on = [], None
+        curve = self.curve(estimators, sample)
+        shapes = error_columns(curve, list(estimators))
+        names, chosen_on = list(curve.errors), None
         if lattice or len(estimators) > 1:
             others, its_estimators = load_validation()
-            choosing = [name for name in curve.errors if lattice or name != GAUSSIAN]
-            held_out = self.curve(its_estimators, others, others.batches(), others.split, tails=True)
-            curve, chosen_on = combine(curve, ENSEMBLE, choose(held_out, choosing)), others.split
+            choice = choose(self.curve(its_estimators, others), names)
+            curve, chosen_on = combine(curve, ENSEMBLE, choice), others.split
         if lattice is None:
-            return self._continuous(curve, chosen_on)
-        return (self._dequantised(estimators) + self._lattice_value(curve) + self._discrete(curve, choosing, chosen_on)
-                + self._discrete_time(estimators[self.kind]))  # fmt: skip
+            return self._continuous(curve, chosen_on), shapes
+        found = self._dequantised(estimators[self.kind]) + self._lattice_value(curve)
+        found += self._discrete(curve, names, chosen_on) + self._discrete_time(estimators[self.kind])
+        return found, shapes
 
     def _continuous(self, curve: Curve, chosen_on: str | None) -> list[dict]:
         found = [self._entry("continuous", "continuous", continuous_nll(curve, self.kind), tails="Gaussian",
                              largest_term_nats=curve.largest_term(self.kind))]  # fmt: skip
         if chosen_on:
-            found.append(self._entry("continuous, ensemble", "continuous", continuous_nll(curve, ENSEMBLE),
+            found.append(self._entry("continuous, best at each log-SNR", "continuous", continuous_nll(curve, ENSEMBLE),
                                      tails="Gaussian", chosen_on=chosen_on))  # fmt: skip
         return found
 
-    def _dequantised(self, estimators: dict[str, Estimator]) -> list[dict]:
-        batches = dequantise(self.sample.batches(), self.sample.lattice, self.seed)
-        curve = self.curve({self.kind: estimators[self.kind]}, self.sample, batches, "dequantised", tails=False)
+    def _dequantised(self, estimator: Estimator) -> list[dict]:
+        sample = self.sample
+        curve = error_curve(
+            {self.kind: estimator}, dequantise(sample.batches(), sample.lattice, self.seed), self.model.gaussian,
+            self.proposal, self.npoints, self.seed, progress=f"{self.kind}, dequantised", count=sample.count,
+        )  # fmt: skip
         nll_nats = continuous_nll(curve, self.kind) - self._cells
         return [self._entry("dequantised", "dequantised", nll_nats, tails="Gaussian",
                             largest_term_nats=curve.largest_term(self.kind))]  # fmt: skip
@@ -310,7 +318,8 @@ class Likelihood:
                 return network.noise_and_variance(x_noisy, logsnr)
 
         bounds = discrete_bounds(predict, self.sample.batches(), schedule, self.sample.lattice, self.proposal,
-                                 self.npoints, self.seed, f"{self.kind}, {schedule.steps} steps")  # fmt: skip
+                                 self.npoints, self.seed, progress=f"{self.kind}, {schedule.steps} steps",
+                                 count=self.sample.count)  # fmt: skip
         low, high = schedule.logsnr_range
         looked_at = f"{self.npoints} importance-sampled of {schedule.steps - 1}, and the last"
         shared = {"low": low, "high": high, "steps": schedule.steps, "steps_evaluated": looked_at}
@@ -328,7 +337,7 @@ class Likelihood:
         return math.prod(self.model.shape) * math.log(self.sample.lattice.step)
 
     def _entry(self, bound: str, kind: str, nll_nats: Tensor, **more) -> dict:
-        nll_nats = nll_nats + self.cost
+        nll_nats = nll_nats + (self.cost.double().cpu() if isinstance(self.cost, Tensor) else self.cost)
         mean, se = average(nll_nats)
         dimensions = math.prod(self.model.shape)
         entry = {
@@ -344,6 +353,16 @@ class Likelihood:
         return entry
 
 
+def error_columns(curve: Curve, names: list[str]) -> dict[str, dict]:
+    """The Gaussian's error curve and the named ones, as they stand in a result file."""
+    shapes = {GAUSSIAN: curves.columns(profile(curve, curve.errors[GAUSSIAN]))}
+    for name in names:
+        gap = profile(curve, curve.gap(name))
+        shapes[name] = {**curves.columns(profile(curve, curve.errors[name])),
+                        "gap": gap.mean.tolist(), "gap_se": gap.se.tolist()}  # fmt: skip
+    return shapes
+
+
 def draw_density(model, sample: Sample, proposal: LogSNRProposal, npoints: int, seed: int, path) -> None:
     """log p over the plane, from noise that all points share, beside held-out points and samples of the model."""
     x = torch.cat([x for _, x in sample.batches()])[:4000]
@@ -353,7 +372,8 @@ def draw_density(model, sample: Sample, proposal: LogSNRProposal, npoints: int, 
     plane = torch.cartesian_prod(*axes)
     one = torch.zeros(len(plane), dtype=torch.long, device=x.device)
     curve = error_curve({"model": unconditional(model.denoise)}, zip(one.split(8192), plane.split(8192), strict=True),
-                        model.gaussian, proposal, npoints, seed, progress="density of the plane")  # fmt: skip
+                        model.gaussian, proposal, npoints, seed, progress="density of the plane",
+                        count=len(plane))  # fmt: skip
     log_density = -continuous_nll(curve, "model").reshape(PLANE, PLANE)
     made = generate(model, Noise(seed, torch.arange(len(x), device=x.device)), steps=100, sampler="ddim")
     curves.density([axis.cpu() for axis in axes], log_density, x.cpu(), made.cpu(), path)
@@ -373,7 +393,7 @@ class Case:
     posterior   (mean, log-variance, z) of q(z|x), [N, a_dim] each; None where the data set gives z
     """
 
-    denoiser: object
+    denoiser: Denoiser
     z: Tensor
     a_dim: int
     posterior: tuple[Tensor, Tensor, Tensor] | None
@@ -386,7 +406,8 @@ class Case:
 
 def mutual_info(command: Command) -> None:
     """Mode `mutual_info`."""
-    measure_information(open_trained(command))
+    if distributed.is_main():
+        measure_information(open_trained(command))
 
 
 def measure_information(trained: Trained) -> None:
@@ -395,7 +416,7 @@ def measure_information(trained: Trained) -> None:
     A stochastic encoder's z is sampled; a deterministic encoder's gets noise of each --tau, and a denoiser that is told
     tau is fitted first. Raises CommandError where the model has no z, or no branch without it.
     """
-    config, model = trained.config, trained.model
+    config, model = trained.config, in_float32(trained.model)
     if not isinstance(model, InfoDiff):
         raise CommandError("--mode mutual_info needs a model with a latent and a diffusion decoder: --model diff")
     if not model.has_unconditional:
@@ -404,7 +425,6 @@ def measure_information(trained: Trained) -> None:
     check_writable(folder)
     sample = Sample.of(trained, config.split or "test")
     cases = cases_of(trained, sample)
-    in_float32(model)
     proposal = proposal_of(model)
     with_z = {case.name: (case.denoiser, case.z) for case in cases}
     first = cases[0]
@@ -412,8 +432,10 @@ def measure_information(trained: Trained) -> None:
     if relied:
         mixed = torch.cat([scramble(first.z[:, : first.a_dim]), first.z[:, first.a_dim :]], dim=1)
         with_z["scrambled"] = (first.denoiser, mixed)
-    curve = information_curve(model.denoise, with_z, sample.batches(), model.gaussian, proposal, config.npoints,
-                              config.r_seed, progress=f"errors with and without z, {sample.split}")  # fmt: skip
+    curve = information_curve(
+        model.denoise, with_z, sample.batches(), model.gaussian, proposal, config.npoints, config.r_seed,
+        progress=f"errors with and without z, {sample.split}", count=sample.count,
+    )  # fmt: skip
     found = [information(curve, case.name) for case in cases]
     regular = config.prior == "regular"
     parts, checks = zip(*(report_case(c, i, sample.count, regular) for c, i in zip(cases, found, strict=True)),
@@ -452,7 +474,6 @@ def cases_of(trained: Trained, sample: Sample) -> list[Case]:
     codes = codes_of(model, training)[0]
     twin = told_tau.fit(model, lambda index: training.dataset.batch(index.cpu().numpy(), device), codes, config.tau,
                         config.mi_steps, config.batch_size, config.learning_rate, config.r_seed)  # fmt: skip
-    in_float32(twin)
     scale = told_tau.NoisyLatent.of(codes)
     noise = Noise(config.r_seed, torch.arange(len(mean), device=device))
     cases = []

@@ -54,7 +54,7 @@ def fixed_variance(estimator: Estimator):
 
 def discrete_bounds(
     noise_and_variance, batches: Iterable[tuple[Tensor, Tensor]], schedule: Schedule, lattice: Lattice,
-    proposal: LogSNRProposal, npoints: int, seed: int, progress: str | None = None,
+    proposal: LogSNRProposal, npoints: int, seed: int, *, progress: str | None = None, count: int | None = None,
 ) -> DiscreteBounds:  # fmt: skip
     """Unbiased estimates of the DDPM and VDM bounds from K of the T steps of each sample.
 
@@ -63,18 +63,21 @@ def discrete_bounds(
     lattice             the values of the discrete data, which x_hat is clipped to the range of
     proposal            where along log-SNR steps are looked at more often; the importance weights undo it
     npoints             K, one step in each stratum; step 1, the decoder's, is evaluated besides
+    progress, count     words for a progress bar over so many samples; None for no bar
     """
     probability = _step_probability(schedule, proposal)
     rows = []
-    for index, x in tqdm(batches, desc=progress, disable=progress is None, leave=False):
-        with torch.no_grad(), exact_float32(x.device.type):
-            steps = sum(
-                _steps(noise_and_variance, x, Noise(seed, index, k), schedule, lattice, probability, k, npoints)
-                for k in range(npoints)
-            )
-            decoders = _decoders(noise_and_variance, x, Noise(seed, index), schedule, lattice)
-            prior = channel_kl(x.flatten(1).double(), torch.ones((), device=x.device), schedule.logsnr_range[0])
-        rows.append(torch.stack([prior, steps[0], decoders[0], steps[1], decoders[1]]).cpu())
+    with tqdm(total=count, desc=progress, disable=progress is None, leave=False, unit="sample") as bar:
+        for index, x in batches:
+            with torch.no_grad(), exact_float32(x.device.type):
+                decoders = _decoders(noise_and_variance, x, Noise(seed, index), schedule, lattice)
+                prior = channel_kl(x.flatten(1).double(), torch.ones((), device=x.device), schedule.logsnr_range[0])
+                steps = torch.zeros_like(decoders)
+                for k in range(npoints):
+                    noise = Noise(seed, index, k)
+                    steps += _steps(noise_and_variance, x, noise, schedule, lattice, probability, k, npoints)
+                    bar.update(len(x) / npoints)
+            rows.append(torch.stack([prior, steps[0], decoders[0], steps[1], decoders[1]]).cpu())
     return DiscreteBounds(*torch.cat(rows, dim=1))
 
 

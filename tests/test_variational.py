@@ -82,7 +82,7 @@ def test_the_step_is_the_divergence_of_two_normals(levels):
         return 0.2 * x_noisy, torch.full_like(x_noisy, 0.5)
 
     bounds = bounds_of(model, x[:500], schedule, npoints=1)
-    x_noisy, x0 = seen[0][0].double(), x[:500].double()
+    x_noisy, x0 = next(noisy for noisy, logsnr in seen if logsnr[0] < 1.5).double(), x[:500].double()  # step 2, not 1
     abar1, abar2 = 0.9, 0.9 * 0.7
     small = 0.3 * (1 - abar1) / (1 - abar2)
     x_hat = ((x_noisy - math.sqrt(1 - abar2) * 0.2 * x_noisy) / math.sqrt(abar2)).clamp(-1, 1)
