@@ -55,11 +55,6 @@ def barrier() -> None:
         dist.barrier()
 
 
-def share(count: int) -> range:
-    """This process's share of `count` numbered things: every world-th, from its rank."""
-    return range(rank(), count, world())
-
-
 def agree(number: int) -> int:
     """The largest of all processes' numbers; they meet on the CPU, so that no GPU waits."""
     if not dist.is_initialized():

@@ -100,15 +100,20 @@ def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Noise], Tensor], d
     return draw, manifest
 
 
-def numbered(trained: Trained, wanted: list[int], what: str):
-    """Yield (indices, noise) in batches for this process's share of the wanted numbers, under a progress bar."""
-    own = wanted[distributed.rank() :: distributed.world()]
-    size = trained.config.batch_size
-    with tqdm(total=len(own), desc=what, unit="img", disable=not distributed.is_main()) as bar:
-        for start in range(0, len(own), size):
-            indices = own[start : start + size]
-            yield indices, Noise(trained.config.r_seed, torch.tensor(indices, device=trained.device))
-            bar.update(len(indices))
+def numbered(trained: Trained, is_done: Callable[[int], bool] = lambda number: False):
+    """Yield (numbers, noise) for this process's batches of the --sampling_number samples, under a progress bar.
+
+    The batches are the same whatever is done already and however many processes share them, and so is every bit of a
+    sample; a batch that is done is left out.
+    """
+    config = trained.config
+    batches = [range(config.sampling_number)[start : start + config.batch_size]
+               for start in range(0, config.sampling_number, config.batch_size)]  # fmt: skip
+    own = [batch for batch in batches[distributed.rank() :: distributed.world()] if not all(map(is_done, batch))]
+    with tqdm(total=sum(map(len, own)), desc="sampling", unit="img", disable=not distributed.is_main()) as bar:
+        for batch in own:
+            yield batch, Noise(config.r_seed, torch.tensor(batch, device=trained.device))
+            bar.update(len(batch))
 
 
 def image_path(folder: Path, index: int, prefix: str = "") -> Path:
@@ -127,21 +132,20 @@ def sample_images(command: Command) -> None:
     folder = config_module.folder(config, "imgs") / "eval"
     check_writable(folder)
     draw, setting = drawer(trained, phases=bool({"split_step", "vanilla_from"} & command.given))
-    samples, done = [], []
+    samples, written = {}, []
     with ThreadPoolExecutor() as pool:
-        for indices, noise in numbered(trained, list(range(config.sampling_number)), "sampling"):
+        for numbers, noise in numbered(trained):
             x = draw(noise)
-            samples.append(x.cpu())
+            samples[numbers[0]] = x.cpu()
             if x.dim() == 4:
-                done += write_images(pool, x, [image_path(folder, i, "sample-") for i in indices])
-        for future in done:
+                written += write_images(pool, x, [image_path(folder, i, "sample-") for i in numbers])
+        for future in written:
             future.result()
-    parts = distributed.gather_objects(torch.cat(samples) if samples else torch.empty(0, *trained.model.shape))
+    parts = distributed.gather_objects(samples)
     if not distributed.is_main():
         return
-    x = torch.empty(config.sampling_number, *trained.model.shape)
-    for rank, part in enumerate(parts):
-        x[rank :: len(parts)] = part
+    samples = {first: x for part in parts for first, x in part.items()}
+    x = torch.cat([samples[first] for first in sorted(samples)])
     if x.dim() == 4:
         plots.image_grid(x[:256], folder / "grid.png")
     else:
@@ -167,17 +171,17 @@ def eval_fid(command: Command) -> None:
         prepare_folder(folder, manifest, setting, config.sampling_number)
         write_json(manifest, {**setting, "versions": versions(), **trained.provenance()})
     distributed.barrier()
-    missing = [i for i in range(config.sampling_number) if not image_path(folder, i).exists()]
-    distributed.barrier()
-    done = []
+    there = len(list(folder.iterdir()))
+    distributed.barrier()  # everybody has counted before anything is drawn
+    written = []
     with ThreadPoolExecutor() as pool:
-        for indices, noise in numbered(trained, missing, "sampling"):
-            done += write_images(pool, draw(noise), [image_path(folder, i) for i in indices])
-        for future in done:
+        for numbers, noise in numbered(trained, lambda number: image_path(folder, number).exists()):
+            written += write_images(pool, draw(noise), [image_path(folder, i) for i in numbers])
+        for future in written:
             future.result()
     distributed.barrier()
-    if distributed.is_main():
-        print(f"{len(list(folder.iterdir()))} images in {folder} ({len(missing)} drawn now); setting in {manifest}")
+    distributed.say(f"{len(list(folder.iterdir()))} images in {folder} ({there} of them from before); "
+                    f"setting in {manifest}")  # fmt: skip
 
 
 def prepare_folder(folder: Path, manifest: Path, setting: dict, count: int) -> None:
