@@ -1,6 +1,8 @@
 """The modes nll and mutual_info, from a model to its result files: refusals, names of numbers, provenance."""
 
 import json
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,3 +138,22 @@ def test_mutual_information_of_a_deterministic_encoder_is_a_curve_over_tau(tmp_p
     assert any("smaller tau" in check["name"] for check in record["checks"])
     for name, value in run.model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_plot_results_draws_from_result_files_alone(tmp_path, capsys):
+    oracle = GaussianDenoiser(torch.zeros(3), torch.from_numpy(points.mvn_covariance(3)[:3, :3]))
+    run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--dataset", "mvn", "--a_dim", "3", "--loss", "itd",
+                  "--npoints", "4", "--num_images", "50", network=oracle)  # fmt: skip
+    measure.measure_likelihood(run)
+    covariance = torch.from_numpy(points.mvn_covariance(2))
+    run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd", "--z_dropout",
+                  "0.1", "--npoints", "4", "--num_images", "50", network=PairDenoiser(covariance, 2))  # fmt: skip
+    measure.measure_information(run)
+    script = Path(measure.__file__).parent / "scripts" / "plot_results.py"
+    plot_results = runpy.run_path(str(script))["main"]
+    output = tmp_path / "figures"
+    assert plot_results([str(tmp_path / "results"), "--output", str(output), "--by", "a_dim"]) == 0
+    drawn = {path.name for path in output.iterdir()}
+    assert {"errors.png", "bounds.md", "information.md", "information.png"} == drawn
+    assert plot_results([str(tmp_path / "nothing"), "--output", str(output)]) == 2
+    assert "nothing is no result file" in capsys.readouterr().err
