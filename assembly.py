@@ -68,11 +68,12 @@ def fit_gaussian(dataset: data.Dataset, workers: int) -> Gaussian:
 
 def load_model(record: dict, config: Config, device: torch.device) -> nn.Module:
     """The model of a checkpoint's record, with its EMA weights, in evaluation mode."""
-    if record["kind"] == "latent":
-        model = LatentDiffusion(schedule_for(config), torch.zeros(2, config.a_dim))
-    else:
-        gaussian = Gaussian.from_state(record["gaussian"]).to(device)
-        model = build_model(config, data.SPECS[config.dataset], tuple(record["shape"]), gaussian, record["network"])
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and replaced
+        if record["kind"] == "latent":
+            model = LatentDiffusion(schedule_for(config), torch.zeros(2, config.a_dim))
+        else:
+            gaussian = Gaussian.from_state(record["gaussian"]).to(device)
+            model = build_model(config, data.SPECS[config.dataset], tuple(record["shape"]), gaussian, record["network"])
     try:
         model.load_state_dict(record["ema"])
     except RuntimeError as error:
