@@ -1,0 +1,480 @@
+"""Seconds of training, sampling and reading, beside the networks that pip can install:  python scripts/benchmark.py
+
+Prints Markdown tables and writes the same numbers to ./results/benchmark.json (--output). Every figure is the median of
+several repeats after a warm-up; contenders take turns, so that their ratio holds on a machine that others use too.
+
+    train      one step: forward, loss, backward, gradients clipped, fused AdamW, the average of the weights
+    evaluate   one call of the averaged network, as a sampler makes it
+    ours       through training.Stepper and model.denoise: what a run pays, numbered noise and MMD included
+    rivals     diffusers' UNet2DModel and denoising_diffusion_pytorch's Unet, the latter widened until parameters and
+               work agree (it has two residual blocks going up where the others have three); beside InfoDiffusion
+               two diffusers networks, an encoder and a denoiser told its code. Not installed: said in their place.
+    work       FLOPs of the matrix products and convolutions of a training step, as torch's FlopCounterMode counts them
+    peak       the device's own: the best of several large matrix products in the same precision
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import math
+import platform
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import data
+import shapes3d
+from assembly import build_fresh, compile_networks, half_of, pick_device
+from config import Config, integer, number
+from diffusion import Gaussian, diffuse
+from models import multipliers, parameter_count
+from noise import Noise
+from sampling import sample
+from training import Stepper
+from utils import CommandError, check_writable, versions, write_json
+
+SIZES = ("digits", "fmnist", "cifar10", "celeba")
+MODELS = {"vanilla": "plain diffusion", "diff": "InfoDiffusion"}
+PRECISIONS = ("fp32", "bf16", "compiled")  # compiled: bf16 through torch.compile
+DDPM_STEPS, DPMPP_STEPS = 1000, 20
+PART = 20  # steps of the long sampler that are measured where all of them would take too long
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Contenders: a network with its training step and its evaluation
+
+
+class Ours:
+    """A model of this suite in its own training loop."""
+
+    name = "ours"
+
+    def __init__(self, config: Config, shape: tuple[int, ...], device: torch.device):
+        entries = int(np.prod(shape))
+        unit = Gaussian(torch.zeros(entries).double(), torch.ones(entries).double(), None)
+        self.stepper = Stepper(build_fresh(config, shape, unit, device), config, device)
+        self.parameters = parameter_count(self.stepper.model)
+        self.z_dim = config.a_dim if config.model == "diff" else 0
+
+    def compile(self) -> None:
+        compile_networks(self.stepper.model)
+        compile_networks(self.stepper.ema)
+
+    def train(self, x: Tensor) -> None:
+        index = torch.arange(len(x), device=x.device)
+        self.stepper.update(x, Noise(0, index, self.stepper.step), None, 0.0, 1e-4)
+
+    def evaluate(self, x: Tensor, logsnr: Tensor, z: Tensor | None = None) -> Tensor:
+        if z is None and self.z_dim:
+            z = torch.zeros(len(x), self.z_dim, device=x.device)
+        return self.stepper.ema.denoise(x, logsnr, z)
+
+
+class Rival:
+    """Somebody else's network in a plain loop with the same parts.
+
+    network     (x_noisy [B,C,H,W], logsnr [B], x: clean images, or None for no code) -> eps_hat
+    """
+
+    def __init__(self, name: str, network: nn.Module, half: torch.dtype | None, device: torch.device):
+        self.name, self.half, self.device = name, half, device
+        self.network = network.to(device).train()
+        self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
+        self.parameters = parameter_count(network)
+
+    def compile(self) -> None:
+        self.network.compile()
+        self.ema.compile()
+
+    def _arithmetic(self):
+        return torch.autocast(self.device.type, self.half) if self.half else contextlib.nullcontext()
+
+    def train(self, x: Tensor) -> None:
+        eps, logsnr = torch.randn_like(x), torch.rand(len(x), device=x.device) * 16 - 5
+        with self._arithmetic():
+            eps_hat = self.network(diffuse(x, logsnr, eps), logsnr, x)
+        self.optimizer.zero_grad(set_to_none=True)
+        (eps_hat.float() - eps).square().mean().backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        torch._foreach_lerp_(list(self.ema.parameters()), [p.detach() for p in self.network.parameters()], 1e-4)
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, logsnr: Tensor) -> Tensor:
+        with self._arithmetic():
+            return self.ema(x, logsnr, None).float()
+
+
+class Diffusers(nn.Module):
+    """UNet2DModel at our widths, blocks and attention; with `z_dim` a second one before it, as the encoder."""
+
+    def __init__(self, shape: tuple[int, ...], width: int, levels: tuple[int, ...], dropout: float, z_dim: int):
+        super().__init__()
+        self.unet = self._unet(shape, shape[0], width, levels, dropout, class_embed_type="identity" if z_dim else None)
+        self.z_dim, self.encoder = z_dim, None
+        if z_dim:
+            self.encoder = self._unet(shape, 1, width, levels, dropout)
+            self.to_z = nn.Linear(shape[1] * shape[2], z_dim)
+            self.embed_z = nn.Sequential(nn.Linear(z_dim, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width))
+
+    @staticmethod
+    def _unet(shape, outside: int, width: int, levels, dropout: float, **options) -> nn.Module:
+        from diffusers import UNet2DModel
+        from diffusers.utils import logging
+
+        logging.set_verbosity_error()  # it advises against a single head
+        kinds = ["Attn" if level == 2 else "" for level in range(len(levels))]
+        return UNet2DModel(
+            sample_size=shape[-1], in_channels=shape[0], out_channels=outside, layers_per_block=2, dropout=dropout,
+            block_out_channels=[width * m for m in levels], attention_head_dim=None,
+            norm_num_groups=math.gcd(32, width), resnet_time_scale_shift="scale_shift",
+            down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
+            up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)], **options,
+        )  # fmt: skip
+
+    def forward(self, x_noisy: Tensor, logsnr: Tensor, x: Tensor | None) -> Tensor:
+        if not self.z_dim:
+            return self.unet(x_noisy, logsnr).sample
+        if x is None:
+            z = torch.zeros(len(x_noisy), self.z_dim, device=x_noisy.device)
+        else:
+            z = self.to_z(self.encoder(x, torch.zeros_like(logsnr)).sample.flatten(1))
+        return self.unet(x_noisy, logsnr, class_labels=self.embed_z(z)).sample
+
+
+class DenoisingDiffusionPytorch(nn.Module):
+    """denoising_diffusion_pytorch's Unet; full attention at our level, its linear attention elsewhere."""
+
+    def __init__(self, shape: tuple[int, ...], width: int, levels: tuple[int, ...], dropout: float):
+        super().__init__()
+        from denoising_diffusion_pytorch import Unet
+
+        wide = width * 5 // 4
+        self.unet = Unet(
+            wide, dim_mults=levels, channels=shape[0], dropout=dropout, attn_heads=1, flash_attn=True,
+            full_attn=tuple(level == 2 for level in range(len(levels))), attn_dim_head=tuple(wide * m for m in levels),
+        )  # fmt: skip
+
+    def forward(self, x_noisy: Tensor, logsnr: Tensor, x: Tensor | None) -> Tensor:
+        return self.unet(x_noisy, logsnr)
+
+
+RIVALS = {"diffusers": "diffusers", "denoising-diffusion-pytorch": "denoising_diffusion_pytorch"}
+
+
+def contenders(config: Config, shape: tuple[int, ...], device: torch.device) -> list[Ours | Rival]:
+    """Ours, then what is installed of the others and has a counterpart."""
+    spec = data.SPECS[config.dataset]
+    levels, half = multipliers(config, shape[-1], spec.depth), half_of(config.precision, device)
+    field: list[Ours | Rival] = [Ours(config, shape, device)]
+    z_dim = field[0].z_dim
+    torch.manual_seed(0)
+    if find_spec("diffusers"):
+        field.append(Rival("diffusers", Diffusers(shape, spec.width, levels, config.dropout, z_dim), half, device))
+    if find_spec("denoising_diffusion_pytorch") and not z_dim:
+        network = DenoisingDiffusionPytorch(shape, spec.width, levels, config.dropout)
+        field.append(Rival("denoising-diffusion-pytorch", network, half, device))
+    return field
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measuring
+
+
+class Clock:
+    """Seconds on a device, which works on after Python has gone ahead; or this process's processor seconds."""
+
+    def __init__(self, device: torch.device, repeats: int, seconds: float, cpu_time: bool = False):
+        self.device, self.repeats, self.seconds = device, repeats, seconds
+        self.now = time.process_time if cpu_time else time.perf_counter
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def once(self, function: Callable[[], object]) -> float:
+        self.wait()
+        start = self.now()
+        function()
+        self.wait()
+        return self.now() - start
+
+    def rounds(self, functions: list[Callable[[], object]], warm: bool = True) -> list[list[float]]:
+        """Seconds of each function, taken in turns: at most `repeats` rounds, no new round after `seconds`."""
+        if warm:
+            for function in functions:
+                self.once(function)
+        took, start = [[] for _ in functions], self.now()
+        for _ in range(self.repeats):
+            for seconds, function in zip(took, functions, strict=True):
+                seconds.append(self.once(function))
+            if self.now() - start > self.seconds:
+                break
+        return took
+
+
+def matmul_peak(clock: Clock, half: torch.dtype | None) -> float:
+    """FLOPs a second of the best of several large matrix products."""
+    side = 8192 if clock.device.type == "cuda" else 1536
+    a = torch.randn(side, side, device=clock.device, dtype=half or torch.float32)
+    return 2 * side**3 / min(clock.once(lambda: a @ a) for _ in range(6))
+
+
+def flops(function: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def peak_bytes(clock: Clock, contender: Ours | Rival, x: Tensor, own: int) -> int:
+    """Memory of one training step. GPU: the contender's own `own` bytes and what the step takes beyond them. CPU: the
+    most that this process has held so far, everything included."""
+    if clock.device.type != "cuda":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    before = torch.cuda.memory_allocated(clock.device)
+    torch.cuda.reset_peak_memory_stats(clock.device)
+    contender.train(x)
+    return torch.cuda.max_memory_allocated(clock.device) - before + own
+
+
+def state_bytes(contender: Ours | Rival) -> int:
+    """Weights, their average, gradients and AdamW's two moments, in float32."""
+    return contender.parameters * 5 * 4
+
+
+def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) -> list[dict]:
+    """A row a contender, of one size, model and precision."""
+    spec = data.SPECS[config.dataset]
+    shape = (spec.channels, spec.size, spec.size)
+    x = torch.rand(config.batch_size, *shape, device=clock.device) * 2 - 1
+    logsnr = torch.linspace(-4, 8, config.batch_size, device=clock.device)
+    field = contenders(config, shape, clock.device)
+    work = [flops(lambda c=c: c.train(x[:2])) / 2 for c in field]  # an image
+    for contender in field if compiled else ():
+        contender.compile()
+    train = clock.rounds([lambda c=c: c.train(x) for c in field])
+    evaluate = clock.rounds([lambda c=c: c.evaluate(x, logsnr) for c in field])
+    rows = []
+    for contender, image_flops, steps, calls in zip(field, work, train, evaluate, strict=True):
+        step, call = statistics.median(steps), statistics.median(calls)
+        rows.append({
+            "size": config.dataset, "model": config.model, "precision": "compiled" if compiled else config.precision,
+            "network": contender.name, "parameters": contender.parameters, "image_flops": image_flops,
+            "step_flops": image_flops * len(x), "step_seconds": step, "train_images_per_second": len(x) / step,
+            "peak_share": image_flops * len(x) / step / peak, "call_seconds": call,
+            "evaluate_images_per_second": len(x) / call, "repeats": [len(steps), len(calls)],
+            "peak_bytes": peak_bytes(clock, contender, x, state_bytes(contender)),
+            # of every round, then the median: machines slow down for all contenders at once
+            "train_times_ours": statistics.median(a / b for a, b in zip(steps, train[0], strict=True)),
+            "evaluate_times_ours": statistics.median(a / b for a, b in zip(calls, evaluate[0], strict=True)),
+            "parameters_times_ours": contender.parameters / field[0].parameters,
+            "flops_times_ours": image_flops / work[0],
+        })  # fmt: skip
+    return rows
+
+
+def measure_sampling(config: Config, clock: Clock) -> list[dict]:
+    """Network calls and seconds of two samplers of equal quality, for a batch of images of plain diffusion."""
+    spec = data.SPECS[config.dataset]
+    shape = (spec.channels, spec.size, spec.size)
+    ours = Ours(config, shape, clock.device)
+    noise = Noise(0, torch.arange(config.batch_size, device=clock.device))
+    x = noise.normal("x", *shape)
+    logsnr = torch.zeros(len(x), device=clock.device)
+    ours.evaluate(x, logsnr)
+    call = clock.once(lambda: ours.evaluate(x, logsnr))
+    rows = []
+    for sampler, steps in (("ddpm", DDPM_STEPS), ("dpmpp", DPMPP_STEPS)):
+        spacing = "time" if sampler == "ddpm" else "logsnr"
+        measured = steps if steps * call < clock.seconds else min(PART, steps)
+        grid = ours.stepper.ema.schedule.grid(steps, spacing)[-measured - 1 :]
+        calls = []
+
+        def denoiser(x, logsnr, z=None, calls=calls):
+            calls.append(1)
+            return ours.evaluate(x, logsnr)
+
+        def network(measured=measured):
+            for _ in range(measured):
+                ours.evaluate(x, logsnr)
+
+        def draw(sampler=sampler, denoiser=denoiser, grid=grid):
+            sample(sampler, denoiser, noise, shape, grid)
+
+        whole, pure = clock.rounds([draw, network], warm=False)
+        share = statistics.median(a / b for a, b in zip(whole, pure, strict=True))
+        rows.append({
+            "size": config.dataset, "precision": config.precision, "sampler": sampler, "images": len(x),
+            "network_calls": steps * len(calls) // (measured * len(whole)), "measured_steps": measured,
+            "seconds": statistics.median(whole) * steps / measured, "times_pure_network": share,
+        })  # fmt: skip
+    return rows
+
+
+def measure_data(size: str, batch: int, clock: Clock) -> dict:
+    """Images a second that arrive on the device as float batches: random pixels, held and mirrored as in training."""
+    spec, lists = data.SPECS[size], np.arange(20 * batch).reshape(20, batch)
+    pixels = np.random.default_rng(0).integers(0, spec.levels, (lists.size, spec.channels, spec.size, spec.size))
+    dataset = data.Dataset(spec, "train", lists.ravel(), pixels.astype(np.uint8))
+    flip = torch.arange(batch, device=clock.device) % 2 == 0 if spec.flip else None
+
+    def read():
+        for _, raw in data.stream(dataset, lists.tolist(), clock.device):
+            data.to_float(raw, dataset.levels, flip)
+
+    (took,) = clock.rounds([read])
+    return {"source": f"{size}, held", "images_per_second": lists.size / statistics.median(took)}
+
+
+def measure_rendering(batch: int, clock: Clock) -> dict:
+    """Pictures of shapes3d.py a second, drawn in this process."""
+    (took,) = clock.rounds([lambda: shapes3d.render(np.arange(batch) * 997, 64)])
+    return {"source": "shapes3d, drawn", "images_per_second": batch / statistics.median(took)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables
+
+
+def network_table(rows: list[dict], device: torch.device) -> str:
+    """Ratios are of the rival's seconds over ours, round by round: above 1, ours is faster."""
+    memory = "peak memory GB" if device.type == "cuda" else "process so far GB"
+    head = ["size", "model", "precision", "network", "parameters M", "GFLOP a step", "ms a step", "train images/s",
+            "share of peak", "evaluate images/s", memory, "parameters / ours", "FLOPs / ours", "train seconds / ours",
+            "evaluate seconds / ours"]  # fmt: skip
+    body = [[
+        row["size"], MODELS[row["model"]], row["precision"], row["network"], f"{row['parameters'] / 1e6:.2f}",
+        f"{row['step_flops'] / 1e9:.1f}", f"{1e3 * row['step_seconds']:.1f}",
+        f"{row['train_images_per_second']:.1f}", f"{100 * row['peak_share']:.0f}%",
+        f"{row['evaluate_images_per_second']:.1f}", f"{row['peak_bytes'] / 2**30:.2f}",
+        f"{row['parameters_times_ours']:.2f}", f"{row['flops_times_ours']:.2f}", f"{row['train_times_ours']:.2f}",
+        f"{row['evaluate_times_ours']:.2f}",
+    ] for row in rows]  # fmt: skip
+    return table(head, body)
+
+
+def sampling_table(rows: list[dict]) -> str:
+    head = ["size", "precision", "sampler", "images", "network calls", "seconds", "measured", "over pure network time"]
+    body = [[
+        row["size"], row["precision"], row["sampler"], row["images"], row["network_calls"], f"{row['seconds']:.1f}",
+        "all" if row["measured_steps"] == row["network_calls"] else f"{row['measured_steps']} steps, extrapolated",
+        f"{100 * (row['times_pure_network'] - 1):+.1f}%",
+    ] for row in rows]  # fmt: skip
+    return table(head, body)
+
+
+def data_table(rows: list[dict]) -> str:
+    return table(["data", "images/s"], [[row["source"], f"{row['images_per_second']:.0f}"] for row in rows])
+
+
+def table(head: list[str], body: list[list]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def describe_machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return f"{cpu}, {torch.get_num_threads()} threads"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES[1:], help="data sets whose shape to run")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=tuple(MODELS), help="which of our models")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS,
+                        help="arithmetic; compiled is bf16 with torch.compile, minutes a network on a CPU "
+                             "(default: all on a GPU, the first two on a CPU)")  # fmt: skip
+    parser.add_argument("--batch_size", type=integer(2), help="images a step (default: 64 on a GPU, 8 on a CPU)")
+    parser.add_argument("--repeats", type=integer(1), default=10, help="rounds a figure, at most")
+    parser.add_argument("--seconds", type=number(0, above=True), default=12.0,
+                        help="begin no new round of a figure after so many seconds")  # fmt: skip
+    parser.add_argument("--cpu_time", action="store_true",
+                        help="count this process's processor seconds, for a CPU that others use too; "
+                             "for OMP_NUM_THREADS=1, since threads add up")  # fmt: skip
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one, else cpu)")
+    parser.add_argument("--output", default="./results/benchmark.json", help="file for the numbers")
+    return parser
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Measure everything that the flags ask for."""
+    device = pick_device(args.device)
+    gpu = device.type == "cuda"
+    if gpu and args.cpu_time:
+        raise CommandError("--cpu_time is for a CPU: a GPU's work is no processor seconds; leave it out")
+    clock = Clock(device, args.repeats, args.seconds, args.cpu_time)
+    batch = args.batch_size or (64 if gpu else 8)
+    halves = {"fp32": None, "bf16": torch.bfloat16, "compiled": torch.bfloat16}
+    networks, samplers, peaks = [], [], {}
+    for precision in args.precisions or PRECISIONS[: 3 if gpu else 2]:
+        peak = peaks[precision] = matmul_peak(clock, halves[precision])
+        for size in args.sizes:
+            for model in args.models:
+                config = Config(model=model, dataset=size, batch_size=batch, a_dim=32,
+                                precision="fp32" if precision == "fp32" else "bf16")  # fmt: skip
+                print(f"{size}, {MODELS[model]}, {precision} ...", file=sys.stderr)
+                networks += measure_networks(config, precision == "compiled", peak, clock)
+            if precision != "compiled":
+                samplers += measure_sampling(replace(config, model="vanilla"), clock)
+    return {
+        "machine": describe_machine(device), "device": device.type, "batch": batch, "cpu_time": args.cpu_time,
+        "versions": versions(), "not_installed": [name for name, module in RIVALS.items() if not find_spec(module)],
+        "matmul_peak_flops": peaks, "networks": networks, "sampling": samplers,
+        "data": [*(measure_data(size, batch, clock) for size in args.sizes), measure_rendering(batch, clock)],
+    }  # fmt: skip
+
+
+def show(record: dict, device: torch.device) -> None:
+    peaks = ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in record["matmul_peak_flops"].items())
+    clock = "processor seconds" if record["cpu_time"] else "seconds"
+    print(f"{record['machine']}; batch {record['batch']}; {clock}; matrix-multiply peak {peaks}\n")
+    if device.type != "cuda":
+        print("No GPU was at hand: these are figures of the CPU, and there is no column for a GPU.\n")
+    for name in record["not_installed"]:
+        print(f"{name}: not installed (pip install {name}), so its rows are missing.\n")
+    print(network_table(record["networks"], device), sampling_table(record["sampling"]), data_table(record["data"]),
+          sep="\n\n")  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        check_writable(Path(args.output).parent)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            record = run(args)
+        show(record, torch.device(record["device"]))
+        write_json(args.output, record)
+    except CommandError as error:
+        print(f"benchmark.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

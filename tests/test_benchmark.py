@@ -1,0 +1,91 @@
+"""scripts/benchmark.py: rivals do our work, figures mean what they say, absent packages are said."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import data
+from config import Config
+from models import build_denoiser, build_encoder, multipliers, parameter_count
+from utils import read_json
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import benchmark
+
+
+def _work(network, *inputs) -> int:
+    return benchmark.flops(lambda: network(*inputs))
+
+
+def _ours(config: Config, shape, levels):
+    """(parameters, FLOPs an image) of denoiser and encoder."""
+    width, z_dim = data.SPECS[config.dataset].width, config.a_dim if config.model == "diff" else 0
+    x, logsnr = torch.empty(1, *shape), torch.empty(1)
+    network = build_denoiser(config, shape, width, levels, z_dim)
+    z = torch.empty(1, z_dim) if z_dim else None
+    parameters, work = parameter_count(network), _work(network, x, logsnr, z)
+    if z_dim:
+        encoder = build_encoder(config, shape, width, levels)
+        parameters, work = parameters + parameter_count(encoder), work + _work(encoder, x)
+    return parameters, work
+
+
+@pytest.mark.parametrize("size", ["fmnist", "celeba"])
+@pytest.mark.parametrize(("model", "rival"), [("vanilla", "diffusers"), ("diff", "diffusers"),
+                                              ("vanilla", "denoising_diffusion_pytorch")])  # fmt: skip
+def test_rivals_have_our_parameters_and_our_work_within_a_tenth(size, model, rival):
+    pytest.importorskip(rival)
+    config, spec = Config(model=model, dataset=size), data.SPECS[size]
+    shape, levels = (spec.channels, spec.size, spec.size), multipliers(Config(model=model), spec.size, spec.depth)
+    with FakeTensorMode():  # shapes without arithmetic
+        parameters, work = _ours(config, shape, levels)
+        if rival == "diffusers":
+            z_dim = config.a_dim if model == "diff" else 0
+            network = benchmark.Diffusers(shape, spec.width, levels, config.dropout, z_dim)
+        else:
+            network = benchmark.DenoisingDiffusionPytorch(shape, spec.width, levels, config.dropout)
+        x = torch.empty(1, *shape)
+        assert parameter_count(network) == pytest.approx(parameters, rel=0.1)
+        assert _work(network, x, torch.empty(1), x) == pytest.approx(work, rel=0.1)
+
+
+def test_one_run_leaves_every_figure_and_says_what_is_not_installed(in_tmp, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
+    status = benchmark.main(["--sizes", "digits", "--precisions", "fp32", "--batch_size", "2", "--repeats", "1",
+                             "--seconds", "0.01", "--device", "cpu"])  # fmt: skip
+    record = read_json("results/benchmark.json")
+    assert status == 0
+    assert [row["network"] for row in record["networks"]] == ["ours", "ours"]
+    assert set(record["not_installed"]) == set(benchmark.RIVALS)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in benchmark.RIVALS)
+    for row in record["networks"]:
+        assert row["train_times_ours"] == row["evaluate_times_ours"] == 1
+        assert row["train_images_per_second"] == pytest.approx(2 / row["step_seconds"])
+        assert 0 < row["peak_share"] < 1.5
+    assert {row["sampler"]: row["network_calls"] for row in record["sampling"]} == {"ddpm": 1000, "dpmpp": 20}
+    assert {row["sampler"]: row["measured_steps"] for row in record["sampling"]} == {"ddpm": 20, "dpmpp": 20}
+
+
+def test_a_row_of_training_changes_the_weights_and_evaluation_does_not():
+    config = Config(model="vanilla", dataset="digits", precision="fp32")
+    ours = benchmark.Ours(config, (1, 8, 8), torch.device("cpu"))
+    before = [p.detach().clone() for p in ours.stepper.model.parameters()]
+    ours.evaluate(torch.zeros(2, 1, 8, 8), torch.zeros(2))
+    assert all(torch.equal(a, b) for a, b in zip(before, ours.stepper.model.parameters(), strict=True))
+    ours.train(torch.zeros(2, 1, 8, 8))
+    assert not all(torch.equal(a, b) for a, b in zip(before, ours.stepper.model.parameters(), strict=True))
+
+
+def test_contenders_take_turns_and_the_budget_ends_the_rounds():
+    turns = []
+    clock = benchmark.Clock(torch.device("cpu"), repeats=3, seconds=60)
+    took = clock.rounds([lambda: turns.append("a"), lambda: turns.append("b")])
+    assert turns == ["a", "b"] * 4  # a warm-up and three rounds
+    assert [len(seconds) for seconds in took] == [3, 3]
+    hurried = benchmark.Clock(torch.device("cpu"), repeats=3, seconds=0)
+    assert [len(seconds) for seconds in hurried.rounds([lambda: None])] == [1]
