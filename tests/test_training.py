@@ -26,7 +26,10 @@ TINY = (
     f"--mode train --device cpu --unets_channels 8 --encoder_channels 8 --diffusion_steps 20 --a_dim 4 --epochs 3 "
     f"--batch_size {BATCH} --save_epochs 2"
 )
-EVERYTHING = "--dataset digits --unets_channels 4 --encoder_channels 4 --kld_weight 0.1 --mmd_weight 0.1 --z_dropout 0.2 --dropout 0.1"
+EVERYTHING = (
+    "--dataset digits --unets_channels 4 --encoder_channels 4 --kld_weight 0.1 --mmd_weight 0.1 --z_dropout 0.2 "
+    "--dropout 0.1"
+)
 EXP = "digits_4d_0.1kld_0.1mmd_0.2zdrop_20steps_4unet_4enc"
 VANILLA = "--model vanilla --dataset moons"  # milliseconds a step
 VANILLA_EXP = "vanilla/moons_20steps_8unet"
