@@ -131,6 +131,7 @@ def sample_images(command: Command) -> None:
     config = trained.config
     folder = config_module.folder(config, "imgs") / "eval"
     check_writable(folder)
+    check_writable(config_module.folder(config, "results"))
     draw, setting = drawer(trained, phases=bool({"split_step", "vanilla_from"} & command.given))
     samples, written = {}, []
     with ThreadPoolExecutor() as pool:
@@ -168,6 +169,8 @@ def eval_fid(command: Command) -> None:
     draw, setting = drawer(trained, phases=True)
     manifest = config_module.folder(config, "results") / f"{name}.json"
     if distributed.is_main():
+        check_writable(folder)
+        check_writable(manifest.parent)
         prepare_folder(folder, manifest, setting, config.sampling_number)
         write_json(manifest, {**setting, "versions": versions(), **trained.provenance()})
     distributed.barrier()
@@ -189,7 +192,6 @@ def prepare_folder(folder: Path, manifest: Path, setting: dict, count: int) -> N
 
     Raises CommandError where the folder holds something that is not ours to delete.
     """
-    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     there = sorted(folder.iterdir())
     for path in there:

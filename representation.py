@@ -20,7 +20,7 @@ from assembly import Trained, batches_of, load_data, open_trained
 from config import Command
 from noise import Noise
 from sampling import ddim, ddim_invert
-from utils import CommandError, file_hash, versions, write_json, write_npz
+from utils import CommandError, check_writable, file_hash, versions, write_json, write_npz
 
 INVERSION_STEPS = 50  # of DDIM, in the modes that invert
 QUALITY_IMAGES = 1_000
@@ -85,6 +85,7 @@ def plot_latent(command: Command) -> None:
     trained = open_trained(command)
     _refuse_given(trained)
     config = trained.config
+    check_writable(config_module.folder(config, "imgs"))
     dataset = load_data(config, config.split or "test")
     codes = encode_split(trained, dataset, config.num_images or 5_000).numpy()
     labels = None if dataset.labels is None else dataset.labels[: len(codes), -1]
@@ -138,6 +139,8 @@ def latent_quality(command: Command) -> None:
     """
     trained = open_trained(command)
     config, coder = trained.config, Autoencoder(trained)
+    for root in ("imgs", "results"):
+        check_writable(config_module.folder(config, root))
     dataset = load_data(config, config.split or "test")
     count = min(len(dataset), config.num_images or QUALITY_IMAGES)
     codes, noises, inferred, kept = [], [], [], []
@@ -222,6 +225,7 @@ def disentangle(command: Command) -> None:
     """Mode `disentangle`: one image, each latent dimension in turn set to eleven values from -1.5 to 1.5."""
     trained = open_trained(command)
     config, coder = trained.config, Autoencoder(trained)
+    check_writable(config_module.folder(config, "imgs"))
     _refuse_given(trained)
     x, name = chosen_image(trained, config.img_id[0])
     z, x_T = coder.encode(x)
@@ -276,6 +280,7 @@ def interpolate(command: Command) -> None:
     """
     trained = open_trained(command)
     config, coder = trained.config, Autoencoder(trained)
+    check_writable(config_module.folder(config, "imgs"))
     first = config.img_id[0]
     second = config.img_id[1] if len(config.img_id) > 1 else str(int(first) + 1) if first.isdecimal() else None
     if second is None or len(config.img_id) > 2:

@@ -389,6 +389,8 @@ def train(config: Config) -> None:
     """Mode `train`: fit the model to the data set's training split. Leaves checkpoints, a log, grids and curves."""
     device = pick_device(config.device)
     dataset, held_out = load_data(config, "train"), load_data(config, "val")
+    if config.has_latent and config.mmd_weight > 0 and min(config.batch_size, len(dataset)) < 2:
+        raise CommandError("--batch_size 1 (or one image) has no pair for the MMD: use 2 or more, or --mmd_weight 0")
     gaussian = fit_gaussian(dataset, config.num_workers)
     model = build_fresh(config, dataset.shape, gaussian, device)
     stepper = Stepper(model, config, device)

@@ -134,18 +134,19 @@ def places(root: Path) -> tuple[Path, Path]:
 def kill(root: Path, kills: int = 20, seed: int = 0) -> dict:
     """A training run that is killed so many times: in turn while it writes, in its first second, at any moment."""
     alone, cut = places(root)
+    words = f"{TRAIN} --epochs {4 + kills // 2}"
     began = time.monotonic()
-    finish(alone, TRAIN)
+    finish(alone, words)
     length = time.monotonic() - began
     generator, reached = random.Random(seed), []
     for number in range(kills):
         kind = number % 3
-        child = start(cut, TRAIN, dawdle=0.1 if kind == 0 else 0)
+        child = start(cut, words, dawdle=0.1 if kind == 0 else 0)
         moment = writing(cut, generator.randrange(4)) if kind == 0 else after(
-            generator.uniform(0, 1 if kind == 1 else length / 2))  # fmt: skip
+            generator.uniform(0, 1 if kind == 1 else length / 4))  # fmt: skip
         kill_when(child, moment)
         reached.append(steps_done(cut))
-    finish(cut, TRAIN)
+    finish(cut, words)
     return {"identical": same(outcome(alone), outcome(cut)), "steps": reached, "seconds": time.monotonic() - began}
 
 
