@@ -133,6 +133,8 @@ def main(argv: list[str] | None = None) -> int:
             raise CommandError("--model vae has no sampler: diff or vanilla")
         if data.SPECS[command.config.dataset].kind == "points":
             raise CommandError(f"--dataset {command.config.dataset} has points: a classifier takes images")
+        if command.config.sampling_number < 2:
+            raise CommandError("--sampling_number: a covariance needs two samples or more, thousands to say anything")
         compare(command, own)
     except CommandError as error:
         print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)

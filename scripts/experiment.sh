@@ -3,9 +3,9 @@
 #   bash scripts/experiment.sh celeba
 #   SEEDS="0 1 2" bash scripts/experiment.sh digits    (each seed a run of its own; the table has mean and deviation)
 # On digits, in minutes, on a processor:
-#   A_DIM=32 STEPS=300 IMAGES=500 EXTRA="--sample_steps 50" bash scripts/experiment.sh digits
+#   A_DIM=32 STEPS=300 IMAGES=500 SAMPLING="--sampler dpmpp --sample_steps 20" bash scripts/experiment.sh digits
 # Called again after an interruption, it goes on: finished trainings and drawn images are kept.
-# Variables: common.sh; IMAGES=10000 to draw for FID; PREDICTOR=gbt of the DCI score (fast: seconds).
+# Variables: common.sh; IMAGES=10000 to draw for FID, with the flags SAMPLING; PREDICTOR=gbt of DCI (fast: seconds).
 if [ $# -ne 1 ]; then
     echo "usage: bash scripts/experiment.sh DATASET" >&2
     exit 2
@@ -34,17 +34,22 @@ chain() {
     run run.py --mode plot_latent "${trained[@]}"
 }
 
-run run.py --mode eval_fid --dry_run "${trained[@]}" # a wrong flag is found now, and not after hours
-labels=$(PYTHONPATH=$HERE "$PYTHON" -c "import data; print(data.SPECS['$DATASET'].labels)")
-bash "$scripts/gen_fid.sh"
-folders=()
-name=$TAG
-for seed in ${SEEDS:-once}; do
-    if [ "$seed" != once ]; then
-        export SEED=$seed TAG=${name:+$name-}seed$seed
-        . "$scripts/common.sh"
-    fi
-    chain
-    folders+=("$(folder results)")
-done
-run scripts/summary.py "${folders[@]}"
+main() { # a function is read whole, so that this file may change while it runs
+    run run.py --mode eval_fid --dry_run "${trained[@]}" # a wrong flag is found now, and not after hours
+    labels=$(PYTHONPATH=$HERE "$PYTHON" -c "import data; print(data.SPECS['$DATASET'].labels)")
+    bash "$scripts/gen_fid.sh"
+    folders=()
+    name=$TAG
+    for seed in ${SEEDS:-once}; do
+        if [ "$seed" != once ]; then
+            export SEED=$seed TAG=${name:+$name-}seed$seed
+            . "$scripts/common.sh"
+        fi
+        chain
+        folders+=("$(folder results)")
+    done
+    run scripts/summary.py "${folders[@]}"
+}
+
+main
+exit

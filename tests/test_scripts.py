@@ -22,7 +22,7 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 EXPERIMENTS = ("run", "eval_fid", "gen_fid", "calc_fid", "save_latent", "latent_quality", "train_classifier",
                "disentangle", "eval_disentangle", "interpolate")  # fmt: skip
 VARIABLES = ("DATASET", "MODEL", "MODE", "EPOCHS", "STEPS", "A_DIM", "MMD", "SEED", "SEEDS", "TAG", "EXTRA", "LATENT",
-             "IMAGES", "IMG", "EXTRACTOR", "PREDICTOR", "CLASSIFIER_EPOCHS", "DRY")  # fmt: skip
+             "IMAGES", "SAMPLING", "IMG", "EXTRACTOR", "PREDICTOR", "CLASSIFIER_EPOCHS", "DRY")  # fmt: skip
 
 
 def bash(script, *words, **variables):
