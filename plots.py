@@ -127,6 +127,10 @@ def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, y
             panel.plot(x, y, marker="o" if len(x) < 20 else None, markersize=4, label=name)
     panel.set_xscale("log" if logx else "linear")
     panel.set_yscale("log" if logy else "linear")
+    places = sorted({value for x, *_ in series.values() for value in x})
+    if logx and len(places) <= 10:
+        panel.set_xticks(places, [f"{value:g}" for value in places])
+        panel.minorticks_off()
     if len(series) > 1:
         panel.legend(frameon=False, fontsize=8)
     save(figure, path)
