@@ -90,7 +90,8 @@ def error_curve(columns: dict[str, list[float]]) -> Figure:
 def scatter(points: np.ndarray, path: str | Path, title: str, labels: np.ndarray | None = None,
             names: tuple[str, ...] = ()) -> None:  # fmt: skip
     """Points [N, 2], coloured by their labels [N] where they have some."""
-    figure, panel = axes(title, size=(5.6, 5))
+    figure, panel = axes("", size=(5.6, 5))
+    figure.suptitle(title, fontsize=10)  # over the whole figure: a legend leaves the panel narrow
     if labels is None:
         panel.scatter(*points.T, s=2, alpha=0.5, linewidths=0)
     else:
