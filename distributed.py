@@ -73,6 +73,11 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(all_gather(x.contiguous()))
 
 
+def part(count: int) -> range:
+    """This process's part of `count` rows: an unbroken one, so that the parts in rank order are the rows in order."""
+    return range(count * rank() // world(), count * (rank() + 1) // world())
+
+
 def gather_objects(value) -> list:
     """Every process's (picklable) value, in rank order, on every process."""
     if not dist.is_initialized():

@@ -57,7 +57,7 @@ from noise import Noise
 from priors import kl_to_normal
 from sampling import generate
 from utils import CommandError, check_writable, versions, write_json
-from variational import discrete_bounds, fixed_variance
+from variational import DiscreteBounds, discrete_bounds, fixed_variance
 
 DEFAULT_IMAGES = 1_000
 BATCH = {"image": 256, "points": 8_192}  # samples evaluated at once
@@ -83,13 +83,19 @@ class Sample:
     def of(cls, trained: Trained, split: str) -> Sample:
         dataset = load_data(trained.config, split)
         count = min(trained.config.num_images or DEFAULT_IMAGES, len(dataset))
+        if count < distributed.world():
+            raise CommandError(f"--num_images: {count} images are too few for {distributed.world()} processes")
         return cls(dataset, split, count, trained.device, trained.config.num_workers)
 
-    def batches(self):
-        """(index [B], x [B, *shape]) on the device."""
+    def batches(self, rows: range | None = None):
+        """(index [B], x [B, *shape]) on the device, of all rows or of some."""
         size = BATCH[self.dataset.spec.kind]
-        for index, x in batches_of(self.dataset, size, self.device, range(self.count), self.workers):
+        for index, x in batches_of(self.dataset, size, self.device, rows or range(self.count), self.workers):
             yield index.to(self.device), x
+
+    def own_batches(self):
+        """The batches that this process measures; `Curve.concatenate` puts together what all of them find."""
+        return self.batches(distributed.part(self.count))
 
     @property
     def lattice(self) -> Lattice | None:
@@ -141,8 +147,7 @@ def drawn_codes(mean: Tensor, logvar: Tensor, seed: int) -> Tensor:
 
 def nll(command: Command) -> None:
     """Mode `nll`: a tuned or trained checkpoint, or, with --init_from typed, somebody's network as it came."""
-    if distributed.is_main():
-        measure_likelihood(open_untuned(command) if "init_from" in command.given else open_trained(command))
+    measure_likelihood(open_untuned(command) if "init_from" in command.given else open_trained(command))
 
 
 def open_untuned(command: Command) -> Trained:
@@ -173,6 +178,8 @@ def measure_likelihood(trained: Trained) -> None:
         likelihood = Likelihood(model, sample, proposal, config.npoints, config.r_seed, config.soft, kind, cost)
         found, its_shapes = likelihood.entries(estimators, validation_of(trained, kind, members))
         entries, shapes = entries + found, shapes | its_shapes
+    if not distributed.is_main():
+        return
     write_json(folder / "nll.json", {
         "mode": "nll", **provenance(trained), "split": sample.split, "num_images": sample.count,
         "npoints": config.npoints, "logsnr_range": [proposal.low, proposal.high], "range": range_note(model, proposal),
@@ -250,10 +257,16 @@ class Likelihood:
     cost: Tensor | float
 
     def curve(self, estimators: dict[str, Estimator], sample: Sample) -> Curve:
-        return error_curve(
-            estimators, sample.batches(), self.model.gaussian, self.proposal, self.npoints, self.seed,
-            lattice=sample.lattice, soft=self.soft, progress=f"{self.kind}, {sample.split}", count=sample.count,
+        """The errors on all rows, of which every process measures its part."""
+        own = error_curve(
+            estimators, sample.own_batches(), self.model.gaussian, self.proposal, self.npoints, self.seed,
+            lattice=sample.lattice, soft=self.soft, **self._bar(sample, sample.split),
         )  # fmt: skip
+        return Curve.concatenate(distributed.gather_objects(own))
+
+    def _bar(self, sample: Sample, words: str) -> dict:
+        progress = f"{self.kind}, {words}" if distributed.is_main() else None
+        return {"progress": progress, "count": len(distributed.part(sample.count))}
 
     def entries(self, estimators: dict[str, Estimator], load_validation) -> tuple[list[dict], dict[str, dict]]:
         """An entry a bound, and the error curves by name."""
@@ -281,10 +294,11 @@ class Likelihood:
 
     def _dequantised(self, estimator: Estimator) -> list[dict]:
         sample = self.sample
-        curve = error_curve(
-            {self.kind: estimator}, dequantise(sample.batches(), sample.lattice, self.seed), self.model.gaussian,
-            self.proposal, self.npoints, self.seed, progress=f"{self.kind}, dequantised", count=sample.count,
+        own = error_curve(
+            {self.kind: estimator}, dequantise(sample.own_batches(), sample.lattice, self.seed), self.model.gaussian,
+            self.proposal, self.npoints, self.seed, **self._bar(sample, "dequantised"),
         )  # fmt: skip
+        curve = Curve.concatenate(distributed.gather_objects(own))
         nll_nats = continuous_nll(curve, self.kind) - self._cells
         return [self._entry("dequantised", "dequantised", nll_nats, tails="Gaussian",
                             largest_term_nats=curve.largest_term(self.kind))]  # fmt: skip
@@ -317,9 +331,9 @@ class Likelihood:
             def predict(x_noisy, logsnr, index):
                 return network.noise_and_variance(x_noisy, logsnr)
 
-        bounds = discrete_bounds(predict, self.sample.batches(), schedule, self.sample.lattice, self.proposal,
-                                 self.npoints, self.seed, progress=f"{self.kind}, {schedule.steps} steps",
-                                 count=self.sample.count)  # fmt: skip
+        own = discrete_bounds(predict, self.sample.own_batches(), schedule, self.sample.lattice, self.proposal,
+                              self.npoints, self.seed, **self._bar(self.sample, f"{schedule.steps} steps"))  # fmt: skip
+        bounds = DiscreteBounds.concatenate(distributed.gather_objects(own))
         low, high = schedule.logsnr_range
         looked_at = f"{self.npoints} importance-sampled of {schedule.steps - 1}, and the last"
         shared = {"low": low, "high": high, "steps": schedule.steps, "steps_evaluated": looked_at}

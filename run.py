@@ -15,7 +15,7 @@ from config import Command
 from utils import CommandError, RunError
 
 ALL = ("diff", "vae", "vanilla")
-SHARED = ("train", "eval", "eval_fid", "train_latent_ddim")  # the modes that many processes share
+SHARED = ("train", "eval", "eval_fid", "train_latent_ddim", "nll")  # the modes that many processes share
 # mode -> the models it makes sense for, and whether it makes sense for points
 SERVES = {
     "train": (ALL, True),

@@ -8,8 +8,8 @@ the reverse step with x_hat clipped to the data's range. The continuous VDM boun
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -45,6 +45,11 @@ class DiscreteBounds:
     def vdm_nll(self) -> Tensor:
         """Kingma et al. 2021, eqs. 11 and 13. [N] nats"""
         return self.prior + self.vdm + self.vdm_decoder
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[DiscreteBounds]) -> DiscreteBounds:
+        """The samples of all parts, in their order."""
+        return cls(*(torch.cat([getattr(part, item.name) for part in parts]) for item in fields(cls)))
 
 
 def fixed_variance(estimator: Estimator):
