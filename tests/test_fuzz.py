@@ -1,0 +1,89 @@
+"""Whatever is typed: a config, or one line. And whatever a config is, its name is a folder below the root."""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import data
+import eval_disentanglement
+import run
+import train_classifier
+from config import MODES, Config, folder, parse, to_dict
+from utils import CommandError
+
+FIELDS = {item.name: item for item in fields(Config)}
+NUMBERS = st.one_of(
+    st.integers(-3, 12), st.integers(), st.floats(), st.sampled_from(["1e400", "-0", "1_0", "0x10", "٣", "1e-320", ""])
+).map(str)  # fmt: skip
+TEXTS = st.one_of(NUMBERS, st.text(max_size=12), st.sampled_from(["..", "/", "-", "--", "a b", "None", "=", "%s"]))
+
+
+def values(name: str):
+    """What may follow a flag: mostly a value that could be meant, now and then anything."""
+    options = FIELDS[name].metadata["options"]
+    choices = [st.sampled_from(list(map(str, options["choices"])))] if "choices" in options else []
+    numbers = [NUMBERS] if "type" in options else []
+    if name == "dataset":
+        choices = [st.sampled_from(list(data.SPECS))]
+    return st.one_of(*choices, *numbers, TEXTS)
+
+
+@st.composite
+def flags(draw) -> list[str]:
+    words = []
+    for name in draw(st.lists(st.sampled_from(list(FIELDS)), max_size=6)):
+        words.append(f"--{name}")
+        if not isinstance(FIELDS[name].default, bool) and draw(st.integers(0, 9)):
+            words += [draw(values(name)) for _ in range(draw(st.integers(1, 2)) if "nargs" in
+                                                        FIELDS[name].metadata["options"] else 1)]  # fmt: skip
+    if draw(st.booleans()):
+        words += ["--mode", draw(st.sampled_from(MODES))]
+    return words
+
+
+def check_config(config: Config) -> None:
+    for name, item in FIELDS.items():
+        choices = item.metadata["options"].get("choices")
+        value = getattr(config, name)
+        assert choices is None or value is None or value in choices
+    place = folder(config, "models")
+    assert ".." not in place.relative_to(config.model_folder).parts and len(place.name) < 255
+    assert to_dict(config).keys() == FIELDS.keys()
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(flags())
+def test_any_flags_are_a_config_or_one_line(words):
+    try:
+        command = parse(words, "run.py", data.SPECS)
+    except CommandError as error:
+        assert str(error).strip()
+        return
+    check_config(command.config)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(st.lists(TEXTS, max_size=5))
+def test_any_words_end_in_status_2_or_a_config(words):
+    """The whole program, where the words are wrong: they hardly ever are right."""
+    if {"-h", "--help"} & set(words):
+        return
+    try:
+        parse(words, "run.py", data.SPECS)
+    except CommandError:
+        assert run.main(words) == 2
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(flags())
+def test_the_programs_that_share_the_flags_take_them_alike(words):
+    for program in (train_classifier, eval_disentanglement):
+        try:
+            command, own = parse(words, program.PROG, data.SPECS, extra=program._flags)
+        except CommandError:
+            continue
+        check_config(command.config)
+        assert isinstance(own, argparse.Namespace) and Path(command.config.model_folder) is not None
