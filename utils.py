@@ -132,9 +132,11 @@ def save_checkpoint(path: str | Path, record: dict) -> None:
 
     with atomic(path) as temporary:
         try:
-            torch.save({"format": CHECKPOINT_FORMAT, **record}, temporary)
-        except RuntimeError as error:  # torch reports a full disk so
-            raise OSError(None, str(error).splitlines()[0]) from error
+            with open(temporary, "wb") as file:
+                torch.save({"format": CHECKPOINT_FORMAT, **record}, file)
+        except RuntimeError as error:  # torch's word for a full disk, with the disk's own behind it
+            behind = error.__context__
+            raise behind if isinstance(behind, OSError) else OSError(None, str(error).splitlines()[0]) from None
 
 
 def load_checkpoint(path: str | Path, device = "cpu") -> dict:

@@ -55,8 +55,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_whole(checkpoint, monkeypatch):
-    def full(record, path):
-        Path(path).write_bytes(b"PK half")
+    def full(record, file):
+        file.write(b"PK half")
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 470")
 
     monkeypatch.setattr(torch, "save", full)

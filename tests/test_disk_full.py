@@ -1,0 +1,53 @@
+"""A disk that is full: the checkpoint from before stays whole, one line, exit status 2.
+
+The limit on the size of a file (RLIMIT_FSIZE) stands for the disk; it is the process's own, hence the processes.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from utils import load_checkpoint
+
+HERE = Path(__file__).parent
+TRAIN = f"--mode train --dataset line {tiny.SMALL} --batch_size 4000 --sampling_number 2 --save_minutes 0.0001"
+# Run the words in one process twice: freely, then with small files only.
+PROGRAM = """
+import resource, shutil, sys
+import torch
+import run
+words = sys.argv[1].split()
+first = run.main(words + ["--epochs", "1"])
+shutil.copytree(".", "../before")
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+print("LIMIT", file=sys.stderr)
+second = run.main(words + ["--epochs", "3"])
+print(first, second)
+"""
+
+
+@pytest.mark.parametrize("limit", [
+    pytest.param(0, marks=pytest.mark.slow),
+    5_000,  # in the middle of a checkpoint
+])  # fmt: skip
+def test_a_full_disk_leaves_the_checkpoint_from_before(tmp_path, limit):
+    place = tmp_path / "place"
+    place.mkdir()
+    done = subprocess.run([sys.executable, "-c", PROGRAM, TRAIN, str(limit)], cwd=place, capture_output=True, text=True,
+                          timeout=300, env={"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "0 2", done.stderr
+    said = done.stderr.split("LIMIT\n")[1].replace("\r", "\n").splitlines()
+    told = [line for line in said if line and "img/s" not in line]  # all but the progress bar
+    assert len(told) == 1 and told[0].startswith("run.py: error: cannot write "), told
+    assert "Traceback" not in done.stderr
+    before = {path.name: load_checkpoint(path) for path in (tmp_path / "before").rglob("*.pth")}
+    after = {path.name: load_checkpoint(path) for path in place.rglob("*.pth")}
+    assert before.keys() <= after.keys()
+    for name, record in before.items():
+        assert record["step"] == after[name]["step"]
+        assert all(torch.equal(value, after[name]["ema"][key]) for key, value in record["ema"].items())
+    assert not list(place.rglob("*.partial*"))
