@@ -208,6 +208,8 @@ _SHORT = {
     "input_channels": "{}ch", "unets_channels": "{}unet", "encoder_channels": "{}enc",
 }  # fmt: skip
 _LATENT_ONLY = {"mmd_kernel", "conditioning", "z_dropout", "encoder_channels"}
+_OF_Z = ("a_dim", "prior", "kld_weight", "mmd_weight", "use_C", "C_max", "mmd_kernel", "is_bottleneck", "conditioning",
+         "encoder_channels")  # fmt: skip
 
 
 def names_of(kind: str) -> tuple[str, ...]:
@@ -319,13 +321,22 @@ def _add_extra(parser: argparse.ArgumentParser, extra) -> list[argparse.Action]:
 
 
 def _normalise(config: Config, datasets: dict) -> Config:
-    """None for sizes typed by hand that are the data set's own: one experiment has one name."""
+    """None for sizes typed by hand that are the data set's own, and of what the model lacks the default.
+
+    One experiment has one name, however it was typed. Raises CommandError for an unknown data set, and for flags of
+    image networks on points.
+    """
     spec = datasets.get(config.dataset)
     if spec is None:
         raise CommandError(f"argument --dataset: unknown data set '{config.dataset}' (known: {', '.join(datasets)})")
     own = {"input_size": spec.size, "input_channels": spec.channels, "unets_channels": spec.width,
            "encoder_channels": spec.width, "denoiser": "mlp" if spec.kind == "points" else "unet"}  # fmt: skip
-    return replace(config, **{name: None for name, value in own.items() if getattr(config, name) == value})
+    idle = {name: None for name, value in own.items() if getattr(config, name) == value}
+    if config.model == "vanilla" and not spec.gives_z:  # z_dropout is refused by name, the rest is harmless
+        idle |= {name: _FIELDS[name].default for name in _OF_Z}
+    if config.has_latent and spec.kind == "points" and (config.is_bottleneck or config.conditioning != "adanorm"):
+        raise CommandError(f"--is_bottleneck and --conditioning crossattn are the U-Net's: {config.dataset} has points")
+    return replace(config, **idle)
 
 
 def _check(config: Config, mode: str, given: frozenset[str]) -> None:

@@ -296,9 +296,11 @@ def stream(dataset: Dataset, index_lists, device="cpu", num_workers: int = 0):
 
     if dataset.images is not None:
         held = dataset.resident(device)
+        pinned = torch.device(device).type == "cuda"
         for indices in index_lists:
             indices = torch.as_tensor(indices, dtype=torch.int64)
-            yield indices, held[indices.to(device)]
+            places = indices.pin_memory().to(device, non_blocking=True) if pinned else indices
+            yield indices, held[places]
         return
     pinned = torch.device(device).type == "cuda"
     loader = torch.utils.data.DataLoader(

@@ -9,6 +9,7 @@ Schedules and moments are float64; the channel itself runs in the precision of t
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -64,6 +65,13 @@ class Schedule:
         log_abar = torch.log1p(-self.betas).cumsum(0)
         self.logsnr_table = log_abar - torch.log(-torch.expm1(log_abar))
         self.steps = len(betas)
+        self._tables = {self.logsnr_table.device: self.logsnr_table}
+
+    def _table(self, device: torch.device) -> Tensor:
+        """The table on a device, copied there once: a copy a step would make the host wait."""
+        if device not in self._tables:
+            self._tables[device] = self.logsnr_table.to(device)
+        return self._tables[device]
 
     @property
     def logsnr_range(self) -> tuple[float, float]:
@@ -74,12 +82,12 @@ class Schedule:
         """log-SNR at (fractional) steps >= 1: piecewise linear through the table, extended linearly at both ends."""
         place = step.double() - 1
         below = place.floor().long().clamp(0, self.steps - 2)
-        table = self.logsnr_table.to(step.device)
+        table = self._table(step.device)
         return table[below] + (place - below) * (table[below + 1] - table[below])
 
     def step_of(self, logsnr: Tensor) -> Tensor:
         """The (fractional) step whose log-SNR this is: `logsnr`'s inverse, each element its own, float64."""
-        table = self.logsnr_table.to(logsnr.device)
+        table = self._table(logsnr.device)
         above = torch.searchsorted(-table, -logsnr.double()).clamp(1, self.steps - 1)
         share = (logsnr.double() - table[above - 1]) / (table[above] - table[above - 1])
         return above + share  # entry above - 1 is step `above`
@@ -90,12 +98,15 @@ class Schedule:
         'time' spaces the discrete steps evenly, 'logsnr' their log-SNRs. With steps = T and 'time' it is the table
         itself, backwards, and then clean data.
         """
-        low, high = self.logsnr_range
         if spacing == "logsnr":
-            levels = torch.linspace(low, high, steps, dtype=torch.float64)
-        else:
-            levels = self.logsnr_table[torch.linspace(self.steps, 1, steps, dtype=torch.float64).round().long() - 1]
+            return even_grid(*self.logsnr_range, steps)
+        levels = self.logsnr_table[torch.linspace(self.steps, 1, steps, dtype=torch.float64).round().long() - 1]
         return torch.cat([levels, levels.new_tensor([math.inf])])
+
+
+def even_grid(low: float, high: float, steps: int) -> Tensor:
+    """A sampler's grid of evenly spaced log-SNRs, and clean data: [steps + 1] float64."""
+    return torch.cat([torch.linspace(low, high, steps, dtype=torch.float64), torch.tensor([math.inf]).double()])
 
 
 def linear_schedule(beta1: float, betaT: float, steps: int) -> Schedule:
@@ -167,15 +178,22 @@ class Gaussian:
     def rotate_back(self, rows: Tensor) -> Tensor:
         return rows if self.basis is None else rows @ self.basis.to(rows.dtype).T
 
+    @functools.cached_property
+    def _single(self) -> Gaussian:
+        """The same in float32, for the denoiser: cast once and not at every step."""
+        basis = None if self.basis is None else self.basis.float()
+        return Gaussian(self.mean.float(), self.variances.float(), basis)
+
     def denoise(self, x_noisy: Tensor, logsnr: Tensor, z: None = None) -> Tensor:
         """The Gaussian's own optimal denoiser (ITD, eq. 6): sqrt(s(-a)) (s(a) Sigma + s(-a) I)^-1 (x - sqrt(s(a)) mu).
 
         Follows the denoiser contract. [B, *shape], [B] -> [B, *shape].
         """
+        own = self._single if x_noisy.dtype == torch.float32 else self
         a = logsnr[:, None].to(x_noisy.dtype)
-        rows = self.rotate(x_noisy.flatten(1) - torch.sigmoid(a).sqrt() * self.mean.to(x_noisy.dtype))
-        spread = torch.sigmoid(a) * self.variances.to(x_noisy.dtype) + torch.sigmoid(-a)  # [B, d]
-        return self.rotate_back(torch.sigmoid(-a).sqrt() * rows / spread).reshape(x_noisy.shape)
+        rows = own.rotate(x_noisy.flatten(1) - torch.sigmoid(a).sqrt() * own.mean)
+        spread = torch.sigmoid(a) * own.variances + torch.sigmoid(-a)  # [B, d]
+        return own.rotate_back(torch.sigmoid(-a).sqrt() * rows / spread).reshape(x_noisy.shape)
 
     def nll_nats(self, x: Tensor) -> Tensor:
         """-log N(x; mean, Sigma) in nats, float64. [B, *shape] -> [B]."""

@@ -28,6 +28,7 @@ from diffusion import (
     SimpleObjective,
     cosine_schedule,
     diffuse,
+    even_grid,
     linear_schedule,
     proposal_for,
 )
@@ -70,6 +71,12 @@ class Diffusion(Precise):
         super().__init__()
         self.network, self.schedule, self.objective = network, schedule, objective
         self.gaussian, self.shape = gaussian, shape
+
+    def grid(self, steps: int, spacing: str = "time") -> Tensor:
+        """Log-SNRs for a sampler (`Schedule.grid`); of a model trained by --loss itd, even ones over its own range."""
+        if isinstance(self.objective, ITDObjective):
+            return even_grid(*self.objective.logsnr_range, steps)
+        return self.schedule.grid(steps, spacing)
 
     def denoise(self, x_noisy: Tensor, logsnr: Tensor, z: Tensor | None = None) -> Tensor:
         with self.arithmetic(x_noisy):

@@ -28,11 +28,18 @@ def _shift_xor(bits, shift: int):
     return bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))
 
 
-def _mix(bits: torch.Tensor) -> torch.Tensor:
-    """SplitMix64's finaliser: a bijection of int64 that makes neighbours look independent."""
+def _mix(bits):
+    """SplitMix64's finaliser: a bijection of 64 bits that makes neighbours look independent. For tensors of int64."""
     bits = _shift_xor(bits, 30) * _signed(_MULTIPLIERS[0])
     bits = _shift_xor(bits, 27) * _signed(_MULTIPLIERS[1])
     return _shift_xor(bits, 31)
+
+
+def _mix_number(value: int) -> int:
+    """The same of one number, on the host: a tensor made from it would have to be copied to the device."""
+    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
+        value = ((value ^ (value >> shift)) * multiplier) & _MASK
+    return value ^ (value >> 31)
 
 
 class Noise:
@@ -57,8 +64,9 @@ class Noise:
     def _bits(self, stream: str, count: int) -> torch.Tensor:
         """[B, count] int64, uniform over all bit patterns."""
         device = self.index.device
-        place = torch.tensor(_signed(zlib.crc32(stream.encode()) + (self.seed << 32)), device=device)
-        key = _mix(_mix(_mix(place) + self.step) + self.index)  # [B]
+        place = (zlib.crc32(stream.encode()) + (self.seed << 32)) & _MASK
+        place = _mix_number((_mix_number(place) + self.step) & _MASK)
+        key = _mix(self.index + _signed(place))  # [B]
         counter = torch.arange(1, count + 1, device=device) * _signed(_GAMMA)
         return _mix(key[:, None] + counter)
 

@@ -118,7 +118,7 @@ class Autoencoder:
         self.has_z, self.has_noise = trained.config.has_latent, trained.config.model != "vae"
         if self.has_noise:
             steps = min(trained.config.sample_steps or INVERSION_STEPS, self.model.schedule.steps)
-            self.grid = self.model.schedule.grid(steps, trained.config.spacing)
+            self.grid = self.model.grid(steps, trained.config.spacing)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -41,6 +41,8 @@ def check_served(command: Command) -> None:
         raise CommandError(f"--mode {command.mode} is for --model {' or '.join(models)}, not {config.model}")
     if not points and data.SPECS[config.dataset].kind == "points":
         raise CommandError(f"--mode {command.mode} is for images: {config.dataset} has points")
+    if config.model == "vae" and data.SPECS[config.dataset].gives_z:
+        raise CommandError(f"--model vae encodes, and {config.dataset} brings its own z: use --model diff or vanilla")
 
 
 def function_of(mode: str) -> Callable[[Command], None]:

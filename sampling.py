@@ -149,5 +149,5 @@ def generate(model, noise: Noise, z: Tensor | None = None, sampler: str = "ddpm"
         with torch.no_grad():
             return model.decode(z)
     denoiser = denoiser or (model.denoise if guidance == 1 else guided(model.denoise, guidance))
-    grid = model.schedule.grid(steps or model.schedule.steps, spacing)
+    grid = model.grid(steps or model.schedule.steps, spacing)
     return sample(sampler, denoiser, noise, model.shape, grid, z, eta, on_step)

@@ -261,3 +261,11 @@ def test_samples_of_a_model_do_not_depend_on_the_batch(kind):
     parts = torch.cat([generate(model, Noise(0, rows), steps=4, sampler="ddim") for rows in torch.arange(5).split(2)])
     assert whole.shape == (5, 1, 8, 8)
     assert torch.allclose(whole, parts, atol=1e-4)
+
+
+def test_a_model_is_sampled_over_the_log_snrs_it_was_trained_on():
+    simple, itd = build(model="vanilla"), build(model="vanilla", loss="itd")
+    assert simple.grid(20)[0] == simple.schedule.logsnr_table[-1]
+    low, high = itd.objective.logsnr_range
+    assert (itd.grid(7)[0].item(), itd.grid(7)[6].item()) == pytest.approx((low, high))
+    assert itd.grid(7)[7] == float("inf") and len(itd.grid(7)) == 8

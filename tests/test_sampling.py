@@ -224,7 +224,7 @@ class Model:
     """The least that `generate` asks of a model."""
 
     def __init__(self, denoiser):
-        self.denoise, self.schedule, self.shape = denoiser, SCHEDULE, (3,)
+        self.denoise, self.schedule, self.grid, self.shape = denoiser, SCHEDULE, SCHEDULE.grid, (3,)
 
 
 @pytest.mark.parametrize("count", [1, 5, 23])
