@@ -373,15 +373,15 @@ def refuse_other_data(run: Run, record: dict, path: Path) -> None:
                            f"add --tag NAME for a run of its own, or --no-resume to replace it")  # fmt: skip
 
 
-def finish(run: Run, config: Config) -> None:
-    """Train, then draw the curves."""
+def finish(run: Run, config: Config, pictures: Path) -> None:
+    """Train, then draw the curves below `pictures`."""
     if distributed.is_main():
-        for folder in (run.folder, run.metrics.parent, config_module.folder(config, "imgs")):
+        for folder in (run.folder, run.metrics.parent, pictures):
             check_writable(folder)
     if start_or_resume(run, config):
         run.go()
         if distributed.is_main():
-            plots.training_curve(run.metrics, config_module.folder(config, "imgs") / "train" / "curve.png")
+            plots.training_curve(run.metrics, pictures / "train" / "curve.png")
             print(f"trained: {run.folder}/model-{math.ceil(run.total / run.epoch_steps)}.pth, log {run.metrics}")
 
 
@@ -406,7 +406,7 @@ def train(config: Config) -> None:
     def show(ema: nn.Module, epoch: int) -> None:
         show_samples(ema, config, folders[2] / "train" / f"epoch-{epoch:04d}.png", device)
 
-    finish(Run(stepper, dataset, config, folders[0], folders[1], record, validate, show), config)
+    finish(Run(stepper, dataset, config, folders[0], folders[1], record, validate, show), config, folders[2])
 
 
 @torch.no_grad()
@@ -466,10 +466,9 @@ def train_latent(config: Config, latents: Tensor) -> None:
         model = LatentDiffusion(schedule_for(config), latents).to(device)
     spec = data.Spec("latents", latents.shape[1], 1, None, "none", kind="points")
     dataset = data.Dataset(spec, "train", np.arange(len(latents)), latents.numpy())
-    folder = config_module.folder(config, "models")
-    folder = folder.with_name(folder.name + "_latent")
-    logs = config_module.folder(config, "logs")
+    owns = (config_module.folder(config, root) for root in ("models", "logs", "imgs"))
+    folder, logs, pictures = (own.with_name(f"{own.name}_latent") for own in owns)
     record = {"kind": "latent", "rows": len(latents), "unit": "mean squared error"}
-    run = Run(Stepper(model, config, device), dataset, config, folder, logs.with_name(logs.name + "_latent"), record,
-              lambda ema: {}, lambda ema, epoch: None)  # fmt: skip
-    finish(run, config)
+    run = Run(Stepper(model, config, device), dataset, config, folder, logs, record, lambda ema: {},
+              lambda ema, epoch: None)  # fmt: skip
+    finish(run, config, pictures)
