@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # From nothing to a trained, sampled and measured InfoDiffusion on real handwritten digits, on a processor:
-#   bash scripts/quickstart.sh
+#   bash scripts/quickstart.sh             (EPOCHS=80 bash scripts/quickstart.sh: twice the training)
 # Makes .venv where there is none. Files go to ./runs/quickstart; called again, it goes on where it stopped.
 set -euo pipefail
 . "$(dirname "$0")/setup.sh" requirements.txt
-: "${EPOCHS:=100}"
+: "${EPOCHS:=40}"
 program=$(pwd)
 PYTHON=$program/$PYTHON
 mkdir -p runs/quickstart
@@ -13,9 +13,10 @@ cd runs/quickstart
 model=(--model diff --dataset digits --a_dim 32 --mmd_weight 0.1 --z_dropout 0.1)
 run() { "$PYTHON" "$program/run.py" "${model[@]}" "$@"; }
 
-run --mode train --epochs "$EPOCHS" --save_epochs 25 --learning_rate 5e-4 --ema_decay 0.999
-run --mode eval --sampling_number 64 --sampler dpmpp --sample_steps 30
-run --mode latent_quality --num_images 128 --sampling_number 4
+run --mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 5e-4 --ema_decay 0.999
+run --mode train_latent_ddim --epochs 150 --save_epochs 150 --learning_rate 1e-3 --ema_decay 0.999
+run --mode eval --is_latent --sampling_number 64 --sampler dpmpp --sample_steps 20
+run --mode latent_quality --num_images 64 --sampling_number 2 --sample_steps 20
 run --mode plot_latent
 run --mode save_latent
 "$PYTHON" "$program/train_classifier.py" "${model[@]}" --inputs z pixels
