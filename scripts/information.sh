@@ -3,37 +3,38 @@
 #   bash scripts/information.sh known      mvn in 2, 3 and 5 dimensions, where I(x; z) is known exactly
 #   bash scripts/information.sh digits     InfoDiffusion and a diffusion autoencoder, noise tau on their z
 #   bash scripts/information.sh weights    digits, growing --mmd_weight and shrinking --kld_weight, and one figure of it
-# Variables: EPOCHS=80 (digits)  PYTHON=.venv/bin/python
+# Variables: EPOCHS=80 (digits)  MI_STEPS=600 (to fit the denoiser that is told tau)  PYTHON=.venv/bin/python
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 : "${PYTHON:=$here/.venv/bin/python}" "${EPOCHS:=80}"
 run() { "$PYTHON" "$here/run.py" --model diff "$@"; }
-digits=(--dataset digits --a_dim 32 --z_dropout 0.2)
+digits=(--dataset digits --a_dim 32 --z_dropout 0.1)
 train=(--mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 5e-4 --ema_decay 0.999)
 
 case ${1:-} in
 known)
     for n in 2 3 5; do
         flags=(--dataset mvn --a_dim "$n" --loss itd --z_dropout 0.5)
-        run --mode train "${flags[@]}" --epochs 200 --batch_size 512 --learning_rate 1e-3 --ema_decay 0.999 \
-            --save_epochs 200
+        run --mode train "${flags[@]}" --epochs 120 --batch_size 512 --learning_rate 1e-3 --ema_decay 0.999 \
+            --save_epochs 120
         run --mode mutual_info "${flags[@]}" --num_images 10000 --npoints 32
     done
     ;;
 digits)
     for weight in 0.1 0; do
         run "${train[@]}" "${digits[@]}" --mmd_weight "$weight"
-        run --mode mutual_info "${digits[@]}" --mmd_weight "$weight" --num_images 500 --learning_rate 5e-4
-        run --mode nll "${digits[@]}" --mmd_weight "$weight" --num_images 500
+        run --mode mutual_info "${digits[@]}" --mmd_weight "$weight" --num_images 500 --npoints 32 \
+            --learning_rate 5e-4 --mi_steps "${MI_STEPS:-600}"
+        run --mode nll "${digits[@]}" --mmd_weight "$weight" --num_images 300 --npoints 32
     done
     "$PYTHON" "$here/run.py" --model vanilla "${train[@]}" --dataset digits
-    "$PYTHON" "$here/run.py" --model vanilla --mode nll --dataset digits --num_images 500
+    "$PYTHON" "$here/run.py" --model vanilla --mode nll --dataset digits --num_images 300 --npoints 32
     ;;
 weights)
-    for pair in "1e-1 0" "1e-2 0" "1e-3 0" "1e-4 0" "1e-2 0.1" "1e-2 1" "1e-2 10"; do
+    for pair in "1e-2 0" "1e-3 0" "1e-4 0" "1e-3 1" "1e-3 10"; do
         read -r kld mmd <<<"$pair"
         run "${train[@]}" "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd"
-        run --mode mutual_info "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd" --num_images 500
+        run --mode mutual_info "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd" --num_images 500 --npoints 32
     done
     "$PYTHON" "$here/scripts/plot_results.py" results --output results/information
     ;;

@@ -3,10 +3,10 @@
 # likelihood on 20,000 held-out points, paired with the exact one.
 #   bash scripts/points.sh                 dino moons scg line circle
 #   bash scripts/points.sh scg             one set
-# Variables: EPOCHS=120  PYTHON=.venv/bin/python  EXTRA= flags of training
+# Variables: EPOCHS=60  PYTHON=.venv/bin/python  EXTRA= flags of training
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-: "${PYTHON:=$here/.venv/bin/python}" "${EPOCHS:=120}" "${EXTRA:=}"
+: "${PYTHON:=$here/.venv/bin/python}" "${EPOCHS:=60}" "${EXTRA:=}"
 for dataset in "${@:-dino moons scg line circle}"; do
     for name in $dataset; do
         flags=(--model vanilla --loss itd --dataset "$name")
