@@ -3,7 +3,7 @@
 #   bash scripts/information.sh known      mvn in 2, 3 and 5 dimensions, where I(x; z) is known exactly
 #   bash scripts/information.sh digits     InfoDiffusion and a diffusion autoencoder, noise tau on their z
 #   bash scripts/information.sh weights    digits, growing --mmd_weight and shrinking --kld_weight, and one figure of it
-# Variables: EPOCHS=80 (digits)  MI_STEPS=600 (to fit the denoiser that is told tau)  PYTHON=.venv/bin/python
+# Variables: EPOCHS=80 (digits)  PAIRS="1e-2_0 1e-4_10" (kld_mmd)  MI_STEPS=600 (to fit the denoiser that is told tau)  PYTHON=.venv/bin/python
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 : "${PYTHON:=$here/.venv/bin/python}" "${EPOCHS:=80}"
@@ -31,8 +31,8 @@ digits)
     "$PYTHON" "$here/run.py" --model vanilla --mode nll --dataset digits --num_images 300 --npoints 32
     ;;
 weights)
-    for pair in "1e-2 0" "1e-3 0" "1e-4 0" "1e-3 1" "1e-3 10"; do
-        read -r kld mmd <<<"$pair"
+    for pair in ${PAIRS:-1e-2_0 1e-3_0 1e-4_0 1e-5_0 1e-4_1 1e-4_10}; do
+        kld=${pair%_*} mmd=${pair#*_}
         run "${train[@]}" "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd"
         run --mode mutual_info "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd" --num_images 500 --npoints 32
     done
