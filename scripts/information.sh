@@ -36,7 +36,9 @@ weights)
         run "${train[@]}" "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd"
         run --mode mutual_info "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd" --num_images 500 --npoints 32
     done
-    "$PYTHON" "$here/scripts/plot_results.py" results --output results/information
+    plot() { "$PYTHON" "$here/scripts/plot_results.py" "${@:2}" --output "results/by_$1" --by "$1"; }
+    plot kld_weight results/digits_32d_*kld_0.1zdrop
+    plot mmd_weight results/digits_32d_0.0001kld_*0.1zdrop
     ;;
 *)
     echo "usage: bash scripts/information.sh known|digits|weights" >&2

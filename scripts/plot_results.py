@@ -90,7 +90,8 @@ def draw_information(records: list[dict], output: Path, by: str | None) -> None:
                  for place, record in zip(places, records, strict=True) if f"{key}_nats" in record]  # fmt: skip
         if known:
             series[label] = tuple(zip(*known, strict=True))
-    plots.lines(series, output / "information.png", "I(x; z)", by or "experiment, as listed in information.md", "nats")
+    plots.lines(series, output / "information.png", "I(x; z)", by or "experiment, as listed in information.md", "nats",
+                logx=bool(by) and min(places) > 0)  # fmt: skip
     noisy = {}
     for record in filter(lambda record: record["over_tau"], records):
         taus = [part["tau"] for part in record["over_tau"]]
