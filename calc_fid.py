@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from gen_fid_stats import Parser, build_extractor, check_writable, parse, statistics_path
-from utils import CommandError, read_json, versions, write_json
+from utils import CommandError, exit_status, read_json, versions, write_json
 
 
 def result_path(folder: Path) -> Path:
@@ -55,7 +55,7 @@ def report(record: dict, path: Path) -> str:
     return f"{line} [{record['note']}]" if record["note"] else line
 
 
-def _run(argv: list[str] | None) -> None:
+def _run(argv: list[str]) -> None:
     parser = Parser(prog="calc_fid.py", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="the reference: a name, an .npz file, a folder, or a data set")
     parser.add_argument("folder", metavar="FOLDER", help="folder of the images to measure, an image a file")
@@ -83,12 +83,7 @@ def _run(argv: list[str] | None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program. Returns the exit status: 0, or 2 after one line on stderr."""
-    try:
-        _run(argv)
-    except CommandError as error:
-        print(f"calc_fid.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("calc_fid.py", _run, argv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 
 import config as configuration
 import data
-from utils import CommandError, check_writable, file_hash, read_npz, versions, write_json
+from utils import CommandError, check_writable, exit_status, file_hash, read_npz, versions, write_json
 
 PROG = "eval_disentanglement.py"
 METRICS = ("dci", "tad", "mig", "sap", "factorvae", "modularity")
@@ -116,8 +116,8 @@ def _choose_metrics(files: list[Latents], own: argparse.Namespace, command: conf
     return ("tad",) if all(latents.are_attributes for latents in files) else ("dci",)
 
 
-def _run(argv: list[str] | None) -> None:
-    command, own = configuration.parse(sys.argv[1:] if argv is None else argv, PROG, data.SPECS, extra=_flags)
+def _run(argv: list[str]) -> None:
+    command, own = configuration.parse(argv, PROG, data.SPECS, extra=_flags)
     cfg = command.config
     experiment = configuration.folder(cfg, "models") / "latents.npz"
     if not own.codes and not experiment.is_file():
@@ -162,12 +162,7 @@ def _run(argv: list[str] | None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program. Returns the exit status: 0, or 2 after one line on stderr."""
-    try:
-        _run(argv)
-    except CommandError as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(PROG, _run, argv)
 
 
 if __name__ == "__main__":

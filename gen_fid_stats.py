@@ -14,7 +14,7 @@ from pathlib import Path
 
 from config import integer
 from data import SPECS
-from utils import CommandError
+from utils import CommandError, exit_status
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,7 +92,7 @@ def check_writable(path: Path) -> Path:
     return path
 
 
-def _run(argv: list[str] | None) -> None:
+def _run(argv: list[str]) -> None:
     parser = Parser(prog="gen_fid_stats.py", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="what the statistics are called, or with --data_dir a data set")
     parser.add_argument("folder", metavar="FOLDER", nargs="?", help="folder of reference images, an image a file")
@@ -118,12 +118,7 @@ def _run(argv: list[str] | None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program. Returns the exit status: 0, or 2 after one line on stderr."""
-    try:
-        _run(argv)
-    except CommandError as error:
-        print(f"gen_fid_stats.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("gen_fid_stats.py", _run, argv)
 
 
 if __name__ == "__main__":

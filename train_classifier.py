@@ -15,7 +15,7 @@ import numpy as np
 
 import config as configuration
 import data
-from utils import CommandError, check_writable, read_npz, save_checkpoint, versions, write_json
+from utils import CommandError, check_writable, exit_status, read_npz, save_checkpoint, versions, write_json
 
 PROG = "train_classifier.py"
 INPUTS = ("z", "x_T", "pixels")
@@ -167,18 +167,17 @@ def _device(name: str | None):
     return device
 
 
+def _run(argv: list[str]) -> None:
+    command, own = configuration.parse(argv, PROG, data.SPECS, extra=_flags)
+    if own.images:
+        _train_images(command, own)
+    else:
+        _score(command.config, own)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the program. Returns the exit status: 0, or 2 after one line on stderr."""
-    try:
-        command, own = configuration.parse(sys.argv[1:] if argv is None else argv, PROG, data.SPECS, extra=_flags)
-        if own.images:
-            _train_images(command, own)
-        else:
-            _score(command.config, own)
-    except CommandError as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(PROG, _run, argv)
 
 
 if __name__ == "__main__":

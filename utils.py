@@ -14,10 +14,12 @@ import os
 import pickle
 import platform
 import struct
+import sys
 import tempfile
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,16 @@ UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, Lookup
 
 class CommandError(Exception):
     """A mistake of the caller's. The message is one line that names the culprit and the cure."""
+
+
+def exit_status(prog: str, body: Callable[[list[str]], None], argv: list[str] | None) -> int:
+    """Run a program's body on its words, sys.argv's where None: 0, or 2 after one line for a CommandError."""
+    try:
+        body(sys.argv[1:] if argv is None else argv)
+    except CommandError as error:
+        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
 
 
 class RunError(Exception):
