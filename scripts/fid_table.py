@@ -76,11 +76,11 @@ def kernel_row(dims: int) -> dict:
     }  # fmt: skip
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dims", type=integer(2), default=2048, help="dimensions of the features")
     parser.add_argument("--output", default="./results/fid_table.json", help="file for the numbers")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     rows = [
         frechet_row("Frechet distance, full rank", 5 * args.dims // 2, args.dims),
         frechet_row("Frechet distance, fewer samples than dimensions", args.dims // 2, args.dims),

@@ -1,6 +1,6 @@
-"""A Markdown table of the disentanglement scores: source, agreement, and seconds here beside scikit-learn's.
+"""Markdown tables of the metrics: source, agreement, and seconds here beside the reference's that pip can install.
 
-Run as:  PYTHONPATH=. python scripts/metrics_table.py   (about four minutes on two cores; FID and KID: fid_table.py)
+Run as:  PYTHONPATH=. python scripts/metrics_table.py   (about six minutes on two cores; FID and KID by fid_table.py)
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import os
 import time
 
+import fid_table
 import numpy as np
 import sklearn
 from sklearn.ensemble import GradientBoostingClassifier
@@ -170,6 +171,8 @@ def main() -> None:
               f"{one['reference']} | {end}")  # fmt: skip
     write_json(args.output, {"rows": rows, "cores": os.cpu_count(), "load": os.getloadavg()[0],
                              "versions": {**versions(), "scikit-learn": sklearn.__version__}})  # fmt: skip
+    print()
+    fid_table.main([])
 
 
 if __name__ == "__main__":
