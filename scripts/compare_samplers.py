@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config as config_module
 import data
-from utils import CommandError, check_writable, versions, write_json
+from utils import CommandError, check_writable, exit_status, versions, write_json
 
 PROG = "compare_samplers.py"
 
@@ -124,22 +124,20 @@ def draw_curves(plots, rows: list[dict], floor: float, path: Path, title: str) -
     plots.lines(series, path, title, "steps of the sampler", "Frechet distance to the test split", logx=True, logy=True)
 
 
+def _run(argv: list[str]) -> None:
+    command, own = config_module.parse(["--mode", "eval", *argv], PROG, data.SPECS, extra=_flags)
+    if command.config.model == "vae":
+        raise CommandError("--model vae has no sampler: diff or vanilla")
+    if data.SPECS[command.config.dataset].kind == "points":
+        raise CommandError(f"--dataset {command.config.dataset} has points: a classifier takes images")
+    if command.config.sampling_number < 2:
+        raise CommandError("--sampling_number: a covariance needs two samples or more, thousands to say anything")
+    compare(command, own)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the program. Returns the exit status: 0, or 2 after one line on stderr."""
-    try:
-        argv = sys.argv[1:] if argv is None else argv
-        command, own = config_module.parse(["--mode", "eval", *argv], PROG, data.SPECS, extra=_flags)
-        if command.config.model == "vae":
-            raise CommandError("--model vae has no sampler: diff or vanilla")
-        if data.SPECS[command.config.dataset].kind == "points":
-            raise CommandError(f"--dataset {command.config.dataset} has points: a classifier takes images")
-        if command.config.sampling_number < 2:
-            raise CommandError("--sampling_number: a covariance needs two samples or more, thousands to say anything")
-        compare(command, own)
-    except CommandError as error:
-        print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(PROG, _run, argv)
 
 
 if __name__ == "__main__":
