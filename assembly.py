@@ -16,7 +16,7 @@ import pretrained
 from config import Command, Config
 from diffusion import Gaussian
 from models import LatentDiffusion, build_model, schedule_for
-from utils import CommandError, file_hash, load_checkpoint
+from utils import CommandError, file_hash, first_line, load_checkpoint
 
 GAUSSIAN_ROWS = 20_000  # rendered or streamed images that the data's first two moments are taken from
 MODELS = ("diff", "vae", "vanilla")
@@ -30,7 +30,7 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise CommandError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+        raise CommandError(f"--device {name} cannot be used: {first_line(error)}") from None
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)

@@ -53,7 +53,7 @@ class Spec:
 
 
 def _points(name: str) -> Spec:
-    return Spec(name, 2, 1, None, "none", width=128, depth=3, kind="points", exact=True, gives_z=name == "mvn")
+    return Spec(name, 2, 1, None, "none", width=96, depth=3, kind="points", exact=True, gives_z=name == "mvn")
 
 
 _DIGITS = tuple("0123456789")

@@ -42,13 +42,6 @@ def predict_x(x_noisy: Tensor, logsnr: Tensor, eps_hat: Tensor) -> Tensor:
     ) * eps_hat
 
 
-def predict_eps(x_noisy: Tensor, logsnr: Tensor, x_hat: Tensor) -> Tensor:
-    """The noise that an estimate of the clean image implies; the inverse of `predict_x`."""
-    return per_sample((1 + torch.exp(logsnr)).sqrt(), x_noisy) * x_noisy - per_sample(
-        torch.exp(logsnr / 2), x_noisy
-    ) * x_hat
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Schedules: discrete steps 1 .. T and their log-SNR
 

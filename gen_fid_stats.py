@@ -66,22 +66,17 @@ def statistics_path(args: argparse.Namespace) -> Path:
 
 
 def build_extractor(args: argparse.Namespace):
-    """The `fid.Extractor` that the flags ask for. Raises CommandError where its weights are not to be had."""
-    import torch
+    """The `extractors.Extractor` that the flags ask for. Raises CommandError where its weights are not to be had."""
+    import extractors
+    from assembly import pick_device
 
-    import fid
-
-    try:
-        device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CommandError(f"--device {args.device}: {str(error).splitlines()[0]}") from None
+    device = pick_device(args.device)
     if args.extractor == "inception":
-        return fid.inception(args.inception_weights, device, args.resize)
+        return extractors.inception(args.inception_weights, device, args.resize)
     path = Path(args.classifier or Path(args.model_folder) / f"{args.name}_classifier.pth")
     if not path.is_file():
         raise CommandError(f"no classifier at {path}: make it with train_classifier.py --images, or give --classifier")
-    return fid.classifier(path, device)
+    return extractors.classifier(path, device)
 
 
 def check_writable(path: Path) -> Path:

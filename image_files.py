@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from label_files import FFHQ_ATTRIBUTES, celeba_table, ffhq_features, ffhq_table, read_labels, read_lines, to_classes
-from utils import CommandError
+from utils import CommandError, first_line
 
 # What to fetch from where, and where to put it under --data_dir.
 MNIST = "the four IDX files, plain or .gz, of https://ossci-datasets.s3.amazonaws.com/mnist/ into mnist/ or MNIST/raw/"
@@ -153,8 +153,7 @@ def read_image(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise CommandError(f"{path} does not exist") from None
     except (OSError, SyntaxError, ValueError, EOFError, zlib.error, Image.DecompressionBombError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CommandError(f"{path} is not a readable image: {reason}") from None
+        raise CommandError(f"{path} is not a readable image: {first_line(error)}") from None
     white = Image.new("RGBA", image.size, "white")
     return np.asarray(Image.alpha_composite(white, image).convert("RGB")).transpose(2, 0, 1)
 
@@ -223,7 +222,7 @@ def _fetch(root: Path, url: str, fetch: Callable[[Path], object]) -> str:
     except (OSError, RuntimeError, ValueError, ImportError, http.client.HTTPException, tarfile.TarError) as error:
         if new:
             shutil.rmtree(root, ignore_errors=True)
-        return (str(error).splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     return ""
 
 

@@ -95,6 +95,9 @@ class Noise:
 
 
 def seed_dropout(seed: int, step: int, rank: int = 0) -> None:
-    """Make torch's global generator, which dropout alone uses, a function of the step. For the training loop only."""
+    """Make torch's global generators, which dropout alone uses, a function of the step. For the training loop only."""
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:7], "little"))
+    value = int.from_bytes(digest[:7], "little")
+    torch.default_generator.manual_seed(value)  # torch.manual_seed takes milliseconds where CUDA is not in use
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(value)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from diffusion import Schedule, cosine_schedule, linear_schedule
 from iddpm import GROUPS, ImprovedUNet
-from utils import UNREADABLE, CommandError, read_json
+from utils import UNREADABLE, CommandError, first_line, read_json
 
 # What the shapes in a state dict of improved diffusion do not tell: its published models have 4 heads, 4000 steps of
 # the cosine schedule, and feed index i as i * 1000/4000.
@@ -161,8 +161,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CommandError(f"{path} cannot be read as a state dict (truncated?): {reason[:160]}") from None
+        raise CommandError(f"{path} cannot be read as a state dict (truncated?): {first_line(error)}") from None
     if not isinstance(state, dict):
         raise CommandError(f"{path} holds a {type(state).__name__}, not a state dict")
     for name, value in state.items():
@@ -283,8 +282,7 @@ def _diffusers_network(config: dict) -> nn.Module:
     try:
         network = UNet2DModel.from_config(config)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, ArithmeticError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CommandError(f"--denoiser ddpm: diffusers cannot build what config.json describes: {reason}") from None
+        raise CommandError(f"--denoiser ddpm: diffusers cannot build this config.json: {first_line(error)}") from None
     made = network.config
     if made.time_embedding_type != "positional" or made.class_embed_type or made.num_class_embeds:
         raise CommandError(
@@ -331,7 +329,7 @@ def _diffusers_weights(home: Path) -> tuple[dict[str, Tensor], Path]:
         try:
             state = load_file(file)
         except (SafetensorError, OSError) as error:
-            raise CommandError(f"{file} cannot be read (truncated?): {str(error).splitlines()[0][:160]}") from None
+            raise CommandError(f"{file} cannot be read (truncated?): {first_line(error)}") from None
     elif (home / f"{WEIGHTS}.bin").is_file():
         file = home / f"{WEIGHTS}.bin"
         state = _read_state(file)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import config as config_module
 import data
 from config import Command
-from utils import CommandError, RunError
+from utils import CommandError, RunError, first_line
 
 ALL = ("diff", "vae", "vanilla")
 SHARED = ("train", "eval", "eval_fid", "train_latent_ddim", "nll")  # the modes that many processes share
@@ -51,8 +51,10 @@ def function_of(mode: str) -> Callable[[Command], None]:
         import training
 
         return lambda command: training.train(command.config)
-    if mode in ("nll", "mutual_info"):
-        import measure as room
+    if mode == "nll":
+        import likelihood as room
+    elif mode == "mutual_info":
+        import mutual_information as room
     elif mode in ("eval", "eval_fid", "save_original_img"):
         import evaluation as room
     else:
@@ -134,12 +136,12 @@ def _outside(error: RuntimeError | MemoryError) -> BaseException:
 
     import distributed
 
-    text = (str(error).splitlines() or [type(error).__name__])[0]
+    text = first_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
-        return RunError(f"out of memory: try a smaller --batch_size or smaller networks ({text[:160]})")
+        return RunError(f"out of memory: try a smaller --batch_size or smaller networks ({text})")
     if distributed.is_lost(error):
         return RunError(f"process {distributed.rank()} lost another one; the same command goes on from last.pth "
-                        f"({text[:160]})")  # fmt: skip
+                        f"({text})")  # fmt: skip
     return error
 
 

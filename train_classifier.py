@@ -108,11 +108,13 @@ def _score(cfg: configuration.Config, own) -> None:
     path = configuration.folder(cfg, "results") / "classification.json"
     check_writable(path.parent)
     found, names = _gather(cfg, own)
-    device = _device(cfg.device)
 
     import sklearn
 
     import classification
+    from assembly import pick_device
+
+    device = pick_device(cfg.device)
 
     results = {
         name: classification.evaluate(
@@ -135,9 +137,11 @@ def _train_images(command: configuration.Command, own) -> None:
     )
     if train.labels is None or train.labels.shape[1] == 0:
         raise CommandError(f"--images: data set '{cfg.dataset}' has no labels to learn")
-    device = _device(cfg.device)
 
     import classification
+    from assembly import pick_device
+
+    device = pick_device(cfg.device)
 
     labels, test_labels = (part.labels.reshape(len(part), -1).astype(np.int64) for part in (train, test))
     heads = classification.head_sizes(np.concatenate([labels, test_labels]))
@@ -154,17 +158,6 @@ def _train_images(command: configuration.Command, own) -> None:
         "accuracy": float(np.mean(right)), "accuracy_per_label": right,
     })  # fmt: skip
     print(f"accuracy {np.mean(right):.4f} on {len(test)} test images ({cfg.dataset}) -> {path}")
-
-
-def _device(name: str | None):
-    import torch
-
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CommandError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return device
 
 
 def _run(argv: list[str]) -> None:

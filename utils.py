@@ -46,6 +46,11 @@ def exit_status(prog: str, body: Callable[[list[str]], None], argv: list[str] | 
     return 0
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, as part of a line of ours."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 class RunError(Exception):
     """A run that went wrong by itself, such as a diverging loss. One line; exit status 1."""
 
@@ -131,7 +136,7 @@ def read_npz(path: str | Path, *required: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except UNREADABLE as error:
-        raise CommandError(f"{path} is not a readable .npz file: {error}".splitlines()[0]) from None
+        raise CommandError(f"{path} is not a readable .npz file: {first_line(error)}") from None
     for name in required:
         if name not in arrays:
             raise CommandError(f"{path} has no array '{name}' (it has: {', '.join(sorted(arrays)) or 'none'})")
@@ -148,7 +153,7 @@ def save_checkpoint(path: str | Path, record: dict) -> None:
                 torch.save({"format": CHECKPOINT_FORMAT, **record}, file)
         except RuntimeError as error:  # torch's word for a full disk, with the disk's own behind it
             behind = error.__context__
-            raise behind if isinstance(behind, OSError) else OSError(None, str(error).splitlines()[0]) from None
+            raise behind if isinstance(behind, OSError) else OSError(None, first_line(error)) from None
 
 
 def load_checkpoint(path: str | Path, device = "cpu") -> dict:
@@ -164,8 +169,7 @@ def load_checkpoint(path: str | Path, device = "cpu") -> dict:
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
         record = torch.load(path, map_location=device, weights_only=True)
     except UNREADABLE as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CommandError(f"checkpoint {path} cannot be read (truncated, or not ours): {reason[:160]}") from None
+        raise CommandError(f"checkpoint {path} cannot be read (truncated, or not ours): {first_line(error)}") from None
     if not isinstance(record, dict) or record.get("format") != CHECKPOINT_FORMAT:
         raise CommandError(f"{path} is not a checkpoint of this program (format {CHECKPOINT_FORMAT})")
     return record

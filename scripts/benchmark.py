@@ -46,7 +46,7 @@ from models import multipliers, parameter_count
 from noise import Noise
 from sampling import sample
 from training import Stepper
-from utils import CommandError, check_writable, versions, write_json
+from utils import CommandError, check_writable, exit_status, versions, write_json
 
 SIZES = ("digits", "fmnist", "cifar10", "celeba")
 MODELS = {"vanilla": "plain diffusion", "diff": "InfoDiffusion"}
@@ -461,19 +461,18 @@ def show(record: dict, device: torch.device) -> None:
           sep="\n\n")  # fmt: skip
 
 
-def main(argv: list[str] | None = None) -> int:
+def body(argv: list[str]) -> None:
     args = build_parser().parse_args(argv)
-    try:
-        check_writable(Path(args.output).parent)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            record = run(args)
-        show(record, torch.device(record["device"]))
-        write_json(args.output, record)
-    except CommandError as error:
-        print(f"benchmark.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    check_writable(Path(args.output).parent)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        record = run(args)
+    show(record, torch.device(record["device"]))
+    write_json(args.output, record)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_status("benchmark.py", body, argv)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def samples_of(trained, sampler: str, steps: int):
 
 
 def compare(command: config_module.Command, own) -> None:
+    import extractors
     import fid
     import plots
     from assembly import open_trained
@@ -73,7 +74,7 @@ def compare(command: config_module.Command, own) -> None:
     path = Path(own.classifier or Path(config.model_folder) / f"{config.dataset}_classifier.pth")
     if not path.is_file():
         raise CommandError(f"no classifier at {path}: make it with train_classifier.py --images, or give --classifier")
-    extractor = fid.classifier(path, trained.device)
+    extractor = extractors.classifier(path, trained.device)
     settings = settings_of(own, trained.model.schedule.steps)
     test, train = (
         fid.measure(fid.dataset_images(config.dataset, config.data_dir, split, extractor.channels), extractor)

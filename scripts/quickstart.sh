@@ -10,11 +10,11 @@ PYTHON=$program/$PYTHON
 mkdir -p runs/quickstart
 cd runs/quickstart
 
-model=(--model diff --dataset digits --a_dim 32 --mmd_weight 0.1 --z_dropout 0.1)
+model=(--model diff --dataset digits --a_dim 32 --mmd_weight 0.01 --z_dropout 0.1)
 run() { "$PYTHON" "$program/run.py" "${model[@]}" "$@"; }
 
-run --mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 5e-4 --ema_decay 0.999
-run --mode train_latent_ddim --epochs 150 --save_epochs 150 --learning_rate 1e-3 --ema_decay 0.999
+run --mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 1e-3 --dropout 0 --ema_decay 0.999
+run --mode train_latent_ddim --epochs 100 --save_epochs 100 --learning_rate 1e-3 --ema_decay 0.999
 run --mode eval --is_latent --sampling_number 64 --sampler dpmpp --sample_steps 20
 run --mode latent_quality --num_images 64 --sampling_number 2 --sample_steps 20
 run --mode plot_latent

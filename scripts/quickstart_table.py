@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-EXPERIMENT = "digits_32d_0.1mmd_0.1zdrop"
+EXPERIMENT = "digits_32d_0.01mmd_0.1zdrop"
 
 
 def read(*parts: str) -> dict:

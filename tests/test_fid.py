@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import calc_fid
+import extractors
 import fid
 import gen_fid_stats
 from modules import Classifier
@@ -196,7 +197,7 @@ def pool_extractor(channels=3, size=None):
         x = pixels.float()
         return torch.stack([x.mean((2, 3)), x.std((2, 3)), x[:, :, 0, 0]], 1).flatten(1)
 
-    return fid.Extractor(features, "classifier", "none", "0" * 16, channels, size)
+    return extractors.Extractor(features, "classifier", "none", "0" * 16, channels, size)
 
 
 def test_images_are_read_in_the_order_of_their_names_as_the_channels_asked_for(tmp_path):
@@ -420,11 +421,11 @@ def test_inception_features_agree_with_pytorch_fid(inception_home, tmp_path, mon
     network = fid_score.InceptionV3([3])
     expected = fid_score.get_activations(sorted(folder.iterdir()), network, 3, num_workers=0)
     images = fid.folder_images(folder, 3)
-    extractor = fid.inception()
+    extractor = extractors.inception()
     found = extractor(images.read([0, 1, 2]))
     assert found.shape == (3, 2048)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * abs(expected).max())
-    assert extractor.identity() == fid.inception(weights_file(inception_home)).identity()
+    assert extractor.identity() == extractors.inception(weights_file(inception_home)).identity()
 
 
 def test_clean_resizing_is_pils_on_unrounded_values(inception_home, tmp_path, monkeypatch):
@@ -437,7 +438,7 @@ def test_clean_resizing_is_pils_on_unrounded_values(inception_home, tmp_path, mo
     unit = torch.from_numpy(np.array([[np.asarray(c) for c in image] for image in resized])).clamp(0, 255) / 255
     with torch.no_grad():
         expected = package.InceptionV3([3], resize_input=False).eval()(unit)[0].flatten(1).numpy()
-    clean, plain = fid.inception(resize="clean"), fid.inception()
+    clean, plain = extractors.inception(resize="clean"), extractors.inception()
     found = clean(images.read([0, 1]))
     np.testing.assert_allclose(found, expected, atol=1e-3 * abs(expected).max())
     assert abs(plain(images.read([0, 1])) - expected).max() > 0.05 * abs(expected).max()

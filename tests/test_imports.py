@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 TIERS = [
     {"run", "calc_fid", "eval_disentanglement", "train_classifier"},
     {"gen_fid_stats"},
-    {"evaluation", "representation", "measure"},
+    {"evaluation", "representation", "likelihood", "mutual_information"},
+    {"measure"},
     {"training", "told_tau"},
     {"assembly"},
     {"information", "variational"},
@@ -19,7 +20,7 @@ TIERS = [
     {"pretrained"},
     {"iddpm"},
     {"fid"},
-    {"disentanglement", "classification"},
+    {"extractors", "disentanglement", "classification"},
     {"diffusion", "priors"},
     {"modules"},
     {"data"},

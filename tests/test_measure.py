@@ -12,7 +12,8 @@ from torch import nn
 
 import config as config_module
 import data
-import measure
+import likelihood
+import mutual_information
 import points
 from assembly import Trained, build_fresh, fit_gaussian, load_data
 from utils import CommandError
@@ -51,7 +52,7 @@ def test_nll_of_points_names_the_exact_excess(tmp_path):
     oracle = GaussianDenoiser(torch.zeros(2), torch.from_numpy(points.mvn_covariance(2)[:2, :2]))
     run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd",
                   "--npoints", "16", "--num_images", "3000", network=oracle)  # fmt: skip
-    measure.measure_likelihood(run)
+    likelihood.measure_likelihood(run)
     record = results(run, "nll.json")
     (entry,) = record["entries"]
     assert entry["kind"] == "continuous"
@@ -66,7 +67,7 @@ def test_nll_of_points_names_the_exact_excess(tmp_path):
 def test_nll_of_lattice_data_reports_every_bound_under_its_own_name(tmp_path):
     run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--unets_channels", "32", "--npoints", "2",
                   "--num_images", "6", "--soft")  # fmt: skip
-    measure.measure_likelihood(run)
+    likelihood.measure_likelihood(run)
     entries = {entry["bound"]: entry for entry in results(run, "nll.json")["entries"]}
     kinds = [entry["kind"] for entry in entries.values()]
     assert {"dequantised", "lattice", "discrete"} == set(kinds)
@@ -86,12 +87,12 @@ def test_nll_of_lattice_data_reports_every_bound_under_its_own_name(tmp_path):
 def test_a_conditional_likelihood_is_never_printed_as_the_likelihood(tmp_path):
     flags = ("--mode", "nll", "--model", "diff", "--a_dim", "2", "--npoints", "2", "--num_images", "4")
     with pytest.raises(CommandError, match="--z_dropout"):
-        measure.measure_likelihood(trained(tmp_path, *flags))
+        likelihood.measure_likelihood(trained(tmp_path, *flags))
     run = trained(tmp_path, *flags, "--kld_weight", "1")
-    measure.measure_likelihood(run)
+    likelihood.measure_likelihood(run)
     assert {entry["branch"] for entry in results(run, "nll.json")["entries"]} == {"elbo"}
     run = trained(tmp_path, *flags, "--kld_weight", "1", "--z_dropout", "0.1")
-    measure.measure_likelihood(run)
+    likelihood.measure_likelihood(run)
     assert {entry["branch"] for entry in results(run, "nll.json")["entries"]} == {"elbo", "unconditional"}
 
 
@@ -99,7 +100,7 @@ def test_mutual_information_of_given_pairs_is_the_known_value(tmp_path):
     covariance = torch.from_numpy(points.mvn_covariance(2))
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd", "--z_dropout",
                   "0.1", "--npoints", "32", "--num_images", "4000", network=PairDenoiser(covariance, 2))  # fmt: skip
-    measure.measure_information(run)
+    mutual_information.measure_information(run)
     record = results(run, "mutual_info.json")
     assert record["exact_nats"] == pytest.approx(0.2939, abs=1e-4)
     assert record["difference_nats"] == pytest.approx(0.2939, abs=0.03)
@@ -109,15 +110,16 @@ def test_mutual_information_of_given_pairs_is_the_known_value(tmp_path):
 
 def test_mutual_information_needs_a_branch_without_z(tmp_path):
     with pytest.raises(CommandError, match="--z_dropout"):
-        measure.measure_information(trained(tmp_path, "--mode", "mutual_info", "--model", "diff", "--a_dim", "2"))
+        run = trained(tmp_path, "--mode", "mutual_info", "--model", "diff", "--a_dim", "2")
+        mutual_information.measure_information(run)
     with pytest.raises(CommandError, match="--model diff"):
-        measure.measure_information(trained(tmp_path, "--mode", "mutual_info", "--model", "vanilla"))
+        mutual_information.measure_information(trained(tmp_path, "--mode", "mutual_info", "--model", "vanilla"))
 
 
 def test_mutual_information_of_a_stochastic_encoder(tmp_path):
     run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--kld_weight", "1", "--z_dropout", "0.1",
                   "--npoints", "2", "--num_images", "20")  # fmt: skip
-    measure.measure_information(run)
+    mutual_information.measure_information(run)
     record = results(run, "mutual_info.json")
     assert record["marginal_kl_nats"] == pytest.approx(record["rate_nats"] - record["iq_nats"])
     assert record["iq_limit_nats"] == pytest.approx(np.log(20))
@@ -131,7 +133,7 @@ def test_mutual_information_of_a_deterministic_encoder_is_a_curve_over_tau(tmp_p
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "moons", "--a_dim", "2", "--z_dropout", "0.1",
                   "--npoints", "2", "--num_images", "20", "--mi_steps", "2", "--tau", "1", "0.1")  # fmt: skip
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    measure.measure_information(run)
+    mutual_information.measure_information(run)
     record = results(run, "mutual_info.json")
     assert [part["tau"] for part in record["over_tau"]] == [0.1, 1.0]
     assert record["over_tau"][0]["iq_nats"] > record["over_tau"][1]["iq_nats"]
@@ -144,12 +146,12 @@ def test_plot_results_draws_from_result_files_alone(tmp_path, capsys):
     oracle = GaussianDenoiser(torch.zeros(3), torch.from_numpy(points.mvn_covariance(3)[:3, :3]))
     run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--dataset", "mvn", "--a_dim", "3", "--loss", "itd",
                   "--npoints", "4", "--num_images", "50", network=oracle)  # fmt: skip
-    measure.measure_likelihood(run)
+    likelihood.measure_likelihood(run)
     covariance = torch.from_numpy(points.mvn_covariance(2))
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd", "--z_dropout",
                   "0.1", "--npoints", "4", "--num_images", "50", network=PairDenoiser(covariance, 2))  # fmt: skip
-    measure.measure_information(run)
-    script = Path(measure.__file__).parent / "scripts" / "plot_results.py"
+    mutual_information.measure_information(run)
+    script = Path(likelihood.__file__).parent / "scripts" / "plot_results.py"
     plot_results = runpy.run_path(str(script))["main"]
     output = tmp_path / "figures"
     assert plot_results([str(tmp_path / "results"), "--output", str(output), "--by", "a_dim"]) == 0
