@@ -19,6 +19,7 @@ from torch import Tensor
 from utils import CommandError
 
 HIGHEST = 25.0  # log-SNR up to which float32 still tells the noise
+LOWEST = -80.0  # log-SNR down to which float32 holds e^-logsnr
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The channel

@@ -149,6 +149,8 @@ def sample_images(command: Command) -> None:
     x = torch.cat([samples[first] for first in sorted(samples)])
     if x.dim() == 4:
         plots.image_grid(x[:256], folder / "grid.png")
+        for old in set(folder.glob("sample-*.png")) - {image_path(folder, i, "sample-") for i in range(len(x))}:
+            old.unlink()  # of more samples, drawn before
     else:
         write_npz(folder / "samples.npz", samples=x.numpy())
         plots.scatter(x[:, :2].numpy(), folder / "scatter.png", f"{len(x)} samples of {config.experiment}")

@@ -22,6 +22,7 @@ import distributed
 import pretrained
 from config import Config
 from diffusion import (
+    LOWEST,
     Gaussian,
     ITDObjective,
     Schedule,
@@ -249,9 +250,14 @@ class LatentDiffusion(Diffusion):
 
 
 def schedule_for(config: Config) -> Schedule:
+    """The discrete steps. Raises CommandError where they bury the image deeper than float32 can dig."""
     if config.schedule == "cosine":
         return cosine_schedule(config.diffusion_steps)
-    return linear_schedule(config.beta1, config.betaT, config.diffusion_steps)
+    schedule = linear_schedule(config.beta1, config.betaT, config.diffusion_steps)
+    if schedule.logsnr_range[0] < LOWEST:
+        raise CommandError(f"--betaT {config.betaT:g} over {config.diffusion_steps} steps ends at log-SNR "
+                           f"{schedule.logsnr_range[0]:.0f}, under {LOWEST:.0f}: lower it")  # fmt: skip
+    return schedule
 
 
 def multipliers(config: Config, size: int, depth: int) -> tuple[int, ...]:

@@ -133,7 +133,7 @@ class ResBlock(nn.Module):
         modulation = self.modulation(time, z)
         if modulation is not None:
             scale, shift = modulation
-            h = torch.addcmul(shift[:, :, None, None], h, scale[:, :, None, None])
+            h = h * scale[:, :, None, None] + shift[:, :, None, None]  # addcmul: half as fast on a CPU
         return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
     def modulation(self, time: Tensor | None, z: Tensor | None) -> tuple[Tensor, Tensor] | None:

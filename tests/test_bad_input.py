@@ -217,6 +217,7 @@ RUN_FLAGS = [  # after `run`
     ("--z_dropout -0.1", "--z_dropout"),
     ("--beta1 0", "--beta1"),
     ("--betaT 1", "--betaT"),
+    ("--betaT 0.5 --diffusion_steps 1000", "--betaT"),
     ("--beta1 0.01 --betaT 0.001", "--beta1"),
     ("--diffusion_steps 1", "--diffusion_steps"),
     ("--ema_decay 1.5", "--ema_decay"),
