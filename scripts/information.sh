@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 : "${PYTHON:=$here/.venv/bin/python}" "${EPOCHS:=80}"
 run() { "$PYTHON" "$here/run.py" --model diff "$@"; }
 digits=(--dataset digits --a_dim 32 --z_dropout 0.1)
-train=(--mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 1e-3 --dropout 0 --ema_decay 0.999)
+train=(--mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 5e-4 --ema_decay 0.999)
 
 case ${1:-} in
 known)
@@ -21,7 +21,7 @@ known)
     done
     ;;
 digits)
-    for weight in 0.01 0; do
+    for weight in 0.1 0; do
         run "${train[@]}" "${digits[@]}" --mmd_weight "$weight"
         run --mode mutual_info "${digits[@]}" --mmd_weight "$weight" --num_images 500 --npoints 32 \
             --learning_rate 5e-4 --mi_steps "${MI_STEPS:-600}"
