@@ -14,6 +14,15 @@ model=(--model diff --dataset digits --a_dim 32 --mmd_weight 0.01 --z_dropout 0.
 run() { "$PYTHON" "$program/run.py" "${model[@]}" "$@"; }
 
 run --mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 1e-3 --dropout 0 --ema_decay 0.999
+
+# The same encoder, untrained: one step at a rate of next to nothing. What z owes to training, and not to architecture.
+untrained() {
+    run --mode train --tag untrained --epochs 1 --max_steps 1 --learning_rate 1e-12
+    run --mode save_latent --tag untrained
+    "$PYTHON" "$program/train_classifier.py" "${model[@]}" --tag untrained --inputs z
+}
+untrained > untrained.log 2>&1 &
+
 run --mode train_latent_ddim --epochs 100 --save_epochs 100 --learning_rate 1e-3 --ema_decay 0.999
 run --mode eval --is_latent --sampling_number 64 --sampler dpmpp --sample_steps 20
 run --mode latent_quality --num_images 64 --sampling_number 2 --sample_steps 20
@@ -21,9 +30,5 @@ run --mode plot_latent
 run --mode save_latent
 "$PYTHON" "$program/train_classifier.py" "${model[@]}" --inputs z pixels
 
-# The same encoder, untrained: one step at a rate of next to nothing. What z owes to training, and not to architecture.
-run --mode train --tag untrained --epochs 1 --max_steps 1 --learning_rate 1e-12
-run --mode save_latent --tag untrained
-"$PYTHON" "$program/train_classifier.py" "${model[@]}" --tag untrained --inputs z
-
+wait $! || { cat untrained.log >&2; exit 1; }
 "$PYTHON" "$program/scripts/quickstart_table.py"
