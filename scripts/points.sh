@@ -7,6 +7,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 : "${PYTHON:=$here/.venv/bin/python}" "${EPOCHS:=}" "${EXTRA:=}"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # networks this small gain nothing from a second thread
 for dataset in "${@:-dino moons scg line circle}"; do
     for name in $dataset; do
         flags=(--model vanilla --loss itd --dataset "$name")
