@@ -1,5 +1,6 @@
 """The command line: published commands, names of experiments, contradictions, help."""
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -67,6 +68,20 @@ def test_programs_find_an_experiment_by_the_same_flags(program):
 
 def test_an_unambiguous_prefix_of_save_epochs_stays_one():
     assert config("--mode train_latent_ddim --save_epoch 10").save_epochs == 10
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text().replace(" ...", "").replace(" --help", "")
+# Words after run.py, in blocks of commands and between backquotes, up to a comment.
+SHOWN = sorted(set(re.findall(r"run\.py +(--[^`#]*?)(?=`| *#| *\n)", README)))
+
+
+def test_the_readme_shows_commands():
+    assert len(SHOWN) >= 8 and any("--mode nll" in words for words in SHOWN)
+
+
+@pytest.mark.parametrize("words", SHOWN)
+def test_commands_of_the_readme_parse(words):
+    assert command(words).mode in words
 
 
 def test_published_defaults():
