@@ -130,6 +130,8 @@ def classifier(path: str | Path, device: str | torch.device = "cpu") -> Extracto
     For offline use and grey sets. Its distances do not compare with Inception's, nor with those of other weights.
     Raises CommandError where the checkpoint is missing or not a classifier's.
     """
+    if not Path(path).is_file():
+        raise CommandError(f"no classifier at {path}: make it with train_classifier.py --images, or give --classifier")
     record = load_checkpoint(path, device)
     if record.get("kind") != "classifier":
         raise CommandError(f"{path} is not a classifier's checkpoint: make one with train_classifier.py --images")

@@ -73,9 +73,7 @@ def build_extractor(args: argparse.Namespace):
     device = pick_device(args.device)
     if args.extractor == "inception":
         return extractors.inception(args.inception_weights, device, args.resize)
-    path = Path(args.classifier or Path(args.model_folder) / f"{args.name}_classifier.pth")
-    if not path.is_file():
-        raise CommandError(f"no classifier at {path}: make it with train_classifier.py --images, or give --classifier")
+    path = args.classifier or Path(args.model_folder) / f"{args.name}_classifier.pth"
     return extractors.classifier(path, device)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import NormalDist
 
 import torch
@@ -179,7 +180,7 @@ def check_tau(taus: Sequence[float], informations: Sequence[Information]) -> Che
     """Less noise on z never lowers I; differences are paired, since all share (a, eps) and the noise on z."""
     order = sorted(range(len(taus)), key=lambda i: taus[i])
     scores = []
-    for fine, coarse in zip(order, order[1:], strict=False):
+    for fine, coarse in pairwise(order):
         difference = average(informations[fine].difference - informations[coarse].difference)
         scores.append((difference.mean / max(difference.se, 1e-12), taus[fine], taus[coarse]))
     score, fine, coarse = min(scores)

@@ -71,9 +71,7 @@ def compare(command: config_module.Command, own) -> None:
     config = trained.config
     folder = config_module.folder(config, "results")
     check_writable(folder)
-    path = Path(own.classifier or Path(config.model_folder) / f"{config.dataset}_classifier.pth")
-    if not path.is_file():
-        raise CommandError(f"no classifier at {path}: make it with train_classifier.py --images, or give --classifier")
+    path = own.classifier or Path(config.model_folder) / f"{config.dataset}_classifier.pth"
     extractor = extractors.classifier(path, trained.device)
     settings = settings_of(own, trained.model.schedule.steps)
     test, train = (

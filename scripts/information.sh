@@ -3,7 +3,8 @@
 #   bash scripts/information.sh known      mvn in 2, 3 and 5 dimensions, where I(x; z) is known exactly
 #   bash scripts/information.sh digits     InfoDiffusion and a diffusion autoencoder, noise tau on their z
 #   bash scripts/information.sh weights    digits, growing --mmd_weight and shrinking --kld_weight, and one figure of it
-# Variables: EPOCHS=80 (digits)  PAIRS="1e-2_0 1e-4_10" (kld_mmd)  MI_STEPS=600 (to fit the denoiser that is told tau)  PYTHON=.venv/bin/python
+# Variables: EPOCHS=80 (digits)  PAIRS="1e-2_0 1e-4_10" (kld_mmd)  PYTHON=.venv/bin/python
+#            MI_STEPS=600 (to fit the denoiser that is told tau)
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 : "${PYTHON:=$here/.venv/bin/python}" "${EPOCHS:=80}"
