@@ -35,7 +35,7 @@ def find_reference(args: argparse.Namespace) -> Path | None:
     if path.is_dir():
         return path
     flags = "".join(f" --{flag} {getattr(args, flag)}" for flag, usual in (("extractor", "inception"),
-                    ("resize", "pytorch")) if getattr(args, flag) != usual)  # fmt: skip
+                    ("resize", "pytorch")) if getattr(args, flag) != usual)
     raise CommandError(
         f"no statistics {stored}, and no folder {path}: run first  "
         f"python gen_fid_stats.py {args.name} ./{args.name}_imgs{flags}  or give --data_dir for a data set"
@@ -64,14 +64,14 @@ def _run(argv: list[str]) -> None:
     entries = read_json(path) if path.exists() else {}
     place = find_reference(args)
 
-    import fid
+    from metrics import fid
 
     fid.image_files(args.folder)
     reference = fid.read_statistics(place) if place and place.suffix == ".npz" else None
     extractor = build_extractor(args)
     if reference is None:
         images = (fid.folder_images(place, extractor.channels, args.num_workers) if place else
-                  fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels))  # fmt: skip
+                  fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels))
         reference = fid.measure(images, extractor, args.batch_size)
     images = fid.folder_images(args.folder, extractor.channels, args.num_workers)
     fid.refuse_unlike(reference, images.source, extractor.identity(), images.shape[-2:])

@@ -23,7 +23,7 @@ TRAINING = ("train", "train_latent_ddim")
 MODES = (
     "train", "eval", "eval_fid", "save_latent", "train_latent_ddim", "latent_quality", "disentangle", "interpolate",
     "plot_latent", "save_original_img", "nll", "mutual_info",
-)  # fmt: skip
+)
 
 
 def integer(low: int, high: int = 2**31 - 1):
@@ -206,10 +206,10 @@ _SHORT = {
     "logsnr_scale": "{:g}scale", "logsnr_clip": "{:g}clip", "schedule": "{}", "beta1": "{:g}beta1",
     "betaT": "{:g}betaT", "diffusion_steps": "{}steps", "denoiser": "{}", "input_size": "{}px",
     "input_channels": "{}ch", "unets_channels": "{}unet", "encoder_channels": "{}enc",
-}  # fmt: skip
+}
 _LATENT_ONLY = {"mmd_kernel", "conditioning", "z_dropout", "encoder_channels"}
 _OF_Z = ("a_dim", "prior", "kld_weight", "mmd_weight", "use_C", "C_max", "mmd_kernel", "is_bottleneck", "conditioning",
-         "encoder_channels")  # fmt: skip
+         "encoder_channels")
 
 
 def names_of(kind: str) -> tuple[str, ...]:
@@ -242,7 +242,7 @@ def _experiment(config: Config) -> str:
 def folder(config: Config, root: str) -> Path:
     """The experiment's folder below the root 'models', 'imgs', 'logs' or 'results'."""
     roots = {"models": config.model_folder, "imgs": config.img_folder,
-             "logs": config.log_folder, "results": config.result_folder}  # fmt: skip
+             "logs": config.log_folder, "results": config.result_folder}
     return Path(roots[root]) / config.experiment
 
 
@@ -330,7 +330,7 @@ def _normalise(config: Config, datasets: dict) -> Config:
     if spec is None:
         raise CommandError(f"argument --dataset: unknown data set '{config.dataset}' (known: {', '.join(datasets)})")
     own = {"input_size": spec.size, "input_channels": spec.channels, "unets_channels": spec.width,
-           "encoder_channels": spec.width, "denoiser": "mlp" if spec.kind == "points" else "unet"}  # fmt: skip
+           "encoder_channels": spec.width, "denoiser": "mlp" if spec.kind == "points" else "unet"}
     idle = {name: None for name, value in own.items() if getattr(config, name) == value}
     if config.model == "vanilla" and not spec.gives_z:  # z_dropout is refused by name, the rest is harmless
         idle |= {name: _FIELDS[name].default for name in _OF_Z}
@@ -366,7 +366,7 @@ def _check(config: Config, mode: str, given: frozenset[str]) -> None:
         (not all(part.isalnum() or part in "-._" for part in config.tag) or len(config.tag) > 60,
          f"--tag '{config.tag}' goes into folder names: up to 60 letters, digits, '-', '_' and '.'"),
         (mode == "disentangle" and len(config.img_id) > 1, "--img_id: --mode disentangle takes one image"),
-    )  # fmt: skip
+    )
     _refuse_broken(rules)
     _check_steps(config, given)
 
@@ -378,7 +378,7 @@ def _check_steps(config: Config, given: frozenset[str]) -> None:
          f"--sample_steps {config.sample_steps} exceeds --diffusion_steps {config.diffusion_steps}"),
         ("split_step" in given and config.split_step > config.diffusion_steps,
          f"--split_step {config.split_step} exceeds --diffusion_steps {config.diffusion_steps}"),
-    ))  # fmt: skip
+    ))
 
 
 def _refuse_broken(rules) -> None:

@@ -154,7 +154,7 @@ class Gaussian:
 
     def to(self, device) -> Gaussian:
         return Gaussian(self.mean.to(device), self.variances.to(device),
-                        None if self.basis is None else self.basis.to(device))  # fmt: skip
+                        None if self.basis is None else self.basis.to(device))
 
     def state(self) -> dict:
         """Plain tensors for a checkpoint; the basis in float32, which its use is in."""
@@ -253,7 +253,7 @@ class LogSNRProposal:
 
 
 def proposal_for(gaussian: Gaussian, loc: float | None = None, scale: float | None = None,
-                 clip: float | None = None) -> LogSNRProposal:  # fmt: skip
+                 clip: float | None = None) -> LogSNRProposal:
     """The proposal that a data set's spectrum asks for; each given value replaces the data's.
 
     Raises CommandError where the logistic's centre is outside the range.

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import config as configuration
-import data
+from dataset import registry
 from utils import CommandError, check_writable, exit_status, file_hash, read_npz, versions, write_json
 
 PROG = "eval_disentanglement.py"
@@ -42,19 +42,19 @@ class Latents:
 def _flags(group) -> None:
     group.add_argument("--codes", nargs="+", metavar="FILE.npz",
                        help="files to score instead of the experiment's latents; several give a table with intervals "
-                       "(default: models/EXP/latents.npz)")  # fmt: skip
+                       "(default: models/EXP/latents.npz)")
     group.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME",
                        help=f"which scores: {', '.join(METRICS)} (default: --disent_metric where given, else tad for "
-                       "attributes and dci for classes and factors)")  # fmt: skip
+                       "attributes and dci for classes and factors)")
     group.add_argument("--predictor", choices=("gbt", "forest", "lasso", "fast"), default="gbt",
                        help="what DCI takes importances from: boosted trees (the reference), random forest, lasso, or "
-                       "a few seconds' randomised trees (default: gbt)")  # fmt: skip
+                       "a few seconds' randomised trees (default: gbt)")
     group.add_argument("--folds", type=configuration.integer(2, 100), default=5, help="folds (default: 5)")
     group.add_argument("--rows", type=configuration.integer(4), default=10_000,
-                       help="at most so many rows of a file, drawn at random (default: 10000)")  # fmt: skip
+                       help="at most so many rows of a file, drawn at random (default: 10000)")
     group.add_argument("--jobs", type=int, default=-1, help="processes; -1 is one a core (default: -1)")
     group.add_argument("--output", metavar="DIR", help="folder of disentanglement.json and the heat maps (default: "
-                       "results/EXP, or results/codes-FILE with --codes)")  # fmt: skip
+                       "results/EXP, or results/codes-FILE with --codes)")
 
 
 def read_latents(path: Path, rows: int, seed: int) -> Latents:
@@ -100,7 +100,7 @@ def table(records: list[dict], summary: dict) -> str:
     lines = []
     for record in records:
         lines.append(f"{record['name']}: {record['rows']} rows of split {record['split']}, {record['codes']} codes, "
-                     f"{record['labels']} labels; mean +- sd over folds")  # fmt: skip
+                     f"{record['labels']} labels; mean +- sd over folds")
         lines += [f"  {name:22s} {record['mean'][name]:8.4f} +- {record['sd'][name]:.4f}" for name in record["mean"]]
     if summary:
         lines.append(f"over {len(records)} files: mean +- half width of the 95% t-interval (sd)")
@@ -117,7 +117,7 @@ def _choose_metrics(files: list[Latents], own: argparse.Namespace, command: conf
 
 
 def _run(argv: list[str]) -> None:
-    command, own = configuration.parse(argv, PROG, data.SPECS, extra=_flags)
+    command, own = configuration.parse(argv, PROG, registry.SPECS, extra=_flags)
     cfg = command.config
     experiment = configuration.folder(cfg, "models") / "latents.npz"
     if not own.codes and not experiment.is_file():
@@ -127,7 +127,7 @@ def _run(argv: list[str]) -> None:
 
     import sklearn
 
-    import disentanglement
+    from metrics import disentanglement
 
     metrics = _choose_metrics(files, own, command)
     for latents in files:
@@ -135,7 +135,7 @@ def _run(argv: list[str]) -> None:
         if "tad" in metrics and not latents.are_attributes:
             raise CommandError(f"{latents.path}: tad needs labels that are 0 or 1; use --metrics dci")
     default = configuration.folder(cfg, "results") if not own.codes else Path(
-        cfg.result_folder, f"codes-{files[0].name}")  # fmt: skip
+        cfg.result_folder, f"codes-{files[0].name}")
     folder = Path(own.output or default)
     check_writable(folder)
 
@@ -148,14 +148,14 @@ def _run(argv: list[str]) -> None:
         records.append({"name": latents.name, "path": latents.path, "hash": file_hash(latents.path),
                         "split": latents.split, "rows": len(latents.codes), "codes": latents.codes.shape[1],
                         "labels": latents.labels.shape[1], "label_names": latents.label_names, **scores,
-                        "pictures": pictures})  # fmt: skip
+                        "pictures": pictures})
     names = records[0]["mean"] if len(records) > 1 else ()
     summary = {name: disentanglement.interval([record["mean"][name] for record in records]) for name in names}
     write_json(folder / "disentanglement.json", {
         "metrics": metrics, "predictor": own.predictor, "fold_count": own.folds, "seed": cfg.r_seed,
         "files": records, "summary": summary, "config": None if own.codes else configuration.to_dict(cfg),
         "versions": {**versions(), "scikit-learn": sklearn.__version__},
-    })  # fmt: skip
+    })
     print(table(records, summary))
     print(f"-> {folder / 'disentanglement.json'}")
 

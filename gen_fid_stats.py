@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from config import integer
-from data import SPECS
+from dataset.registry import SPECS
 from utils import CommandError, exit_status
 
 
@@ -67,8 +67,8 @@ def statistics_path(args: argparse.Namespace) -> Path:
 
 def build_extractor(args: argparse.Namespace):
     """The `extractors.Extractor` that the flags ask for. Raises CommandError where its weights are not to be had."""
-    import extractors
-    from assembly import pick_device
+    from experiment import pick_device
+    from metrics import extractors
 
     device = pick_device(args.device)
     if args.extractor == "inception":
@@ -94,7 +94,7 @@ def _run(argv: list[str]) -> None:
         raise CommandError("give either a FOLDER of images or --data_dir, where NAME is a data set")
     path = check_writable(Path(args.output or statistics_path(args)))
 
-    import fid
+    from metrics import fid
 
     if args.folder:
         fid.image_files(args.folder)

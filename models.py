@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 import distributed
-import pretrained
 from config import Config
 from diffusion import (
     LOWEST,
@@ -34,8 +33,9 @@ from diffusion import (
     proposal_for,
 )
 from modules import Decoder, Encoder, LatentMLP, PointMLP, UNet, mlp
-from noise import Noise
-from priors import PRIORS, bandwidth, kl_to_normal, mmd
+from pretrained import denoiser
+from regularisers import PRIORS, bandwidth, kl_to_normal, mmd
+from rng import Rng
 from utils import CommandError
 
 Terms = dict[str, Tensor]
@@ -83,14 +83,14 @@ class Diffusion(Precise):
         with self.arithmetic(x_noisy):
             return self.network(x_noisy, logsnr, z).float()
 
-    def forward(self, x: Tensor, noise: Noise, given: Tensor | None = None, progress: float = 1.0) -> Terms:
+    def forward(self, x: Tensor, rng: Rng, given: Tensor | None = None, progress: float = 1.0) -> Terms:
         """x [B, *shape] -> {'loss' [], 'denoise' [B]}."""
-        error = self.denoising_loss(x, noise)
+        error = self.denoising_loss(x, rng)
         return {"loss": error.mean(), "denoise": error}
 
-    def denoising_loss(self, x: Tensor, noise: Noise, *condition: Tensor | None) -> Tensor:
+    def denoising_loss(self, x: Tensor, rng: Rng, *condition: Tensor | None) -> Tensor:
         """[B], in the objective's unit, for one (log-SNR, eps) a sample."""
-        logsnr, eps = self.objective.draw(noise.spread("logsnr")), noise.normal("eps", *x.shape[1:])
+        logsnr, eps = self.objective.draw(rng.spread("logsnr")), rng.normal("eps", *x.shape[1:])
         x_noisy = diffuse(x, logsnr, eps)
         with self.arithmetic(x):
             eps_hat = self.network(x_noisy, logsnr, *condition)
@@ -110,11 +110,11 @@ class Regulariser:
         self.width = bandwidth(config.a_dim, config.mmd_kernel)
         self.stochastic = config.kld_weight > 0
 
-    def draw(self, mean: Tensor, logvar: Tensor | None, noise: Noise) -> Tensor:
-        return mean if logvar is None else mean + (logvar / 2).exp() * noise.normal("z", self.a_dim)
+    def draw(self, mean: Tensor, logvar: Tensor | None, rng: Rng) -> Tensor:
+        return mean if logvar is None else mean + (logvar / 2).exp() * rng.normal("z", self.a_dim)
 
-    def add(self, terms: Terms, z: Tensor, mean: Tensor, logvar: Tensor | None, noise: Noise, progress: float,
-            together: bool) -> None:  # fmt: skip
+    def add(self, terms: Terms, z: Tensor, mean: Tensor, logvar: Tensor | None, rng: Rng, progress: float,
+            together: bool) -> None:
         """Put the terms in force beside the reconstruction's and their weighted sum into terms['loss'].
 
         together    over the batches of all processes, which must all call this (training), or over this one's alone
@@ -127,7 +127,7 @@ class Regulariser:
                 kl = (kl - self.capacity * progress).abs()
             terms["loss"] = terms["loss"] + self.kld_weight * kl
         if self.mmd_weight > 0:
-            terms["mmd"] = mmd(gather(z), gather(self.prior(noise, self.a_dim)), self.width)
+            terms["mmd"] = mmd(gather(z), gather(self.prior(rng, self.a_dim)), self.width)
             terms["loss"] = terms["loss"] + self.mmd_weight * terms["mmd"]
 
 
@@ -173,20 +173,20 @@ class InfoDiff(Diffusion, Encoding):
             raise CommandError("this model has no unconditional branch: train it with --z_dropout 0.1")
         return super().denoise(x_noisy, logsnr, z)
 
-    def forward(self, x: Tensor, noise: Noise, given: Tensor | None = None, progress: float = 1.0) -> Terms:
+    def forward(self, x: Tensor, rng: Rng, given: Tensor | None = None, progress: float = 1.0) -> Terms:
         """x [B, *shape]; given [B, a_dim] where the data set brings its z -> {'loss' [], 'denoise' [B], 'kl', 'mmd'}.
 
         progress    share of the training that is over, for the capacity
         """
-        keep = noise.uniform("keep") >= self.z_dropout if self.has_unconditional else None
+        keep = rng.uniform("keep") >= self.z_dropout if self.has_unconditional else None
         if given is not None:
-            error = self.denoising_loss(x, noise, given, keep)
+            error = self.denoising_loss(x, rng, given, keep)
             return {"loss": error.mean(), "denoise": error}
         mean, logvar = self.posterior(x)
-        z = self.regulariser.draw(mean, logvar, noise)
-        error = self.denoising_loss(x, noise, z, keep)
+        z = self.regulariser.draw(mean, logvar, rng)
+        error = self.denoising_loss(x, rng, z, keep)
         terms = {"loss": error.mean(), "denoise": error}
-        self.regulariser.add(terms, z, mean, logvar, noise, progress, self.training)
+        self.regulariser.add(terms, z, mean, logvar, rng, progress, self.training)
         return terms
 
     def told_tau(self) -> InfoDiff:
@@ -214,13 +214,13 @@ class VAE(Encoding):
         with self.arithmetic(z):
             return self.decoder(z).float()
 
-    def forward(self, x: Tensor, noise: Noise, given: Tensor | None = None, progress: float = 1.0) -> Terms:
+    def forward(self, x: Tensor, rng: Rng, given: Tensor | None = None, progress: float = 1.0) -> Terms:
         """x [B, *shape] -> {'loss' [], 'reconstruction' [B] (squared error averaged over dimensions), 'kl', 'mmd'}."""
         mean, logvar = self.posterior(x)
-        z = self.regulariser.draw(mean, logvar, noise)
+        z = self.regulariser.draw(mean, logvar, rng)
         error = (self.decode(z) - x).square().flatten(1).mean(1)
         terms = {"loss": error.mean(), "reconstruction": error}
-        self.regulariser.add(terms, z, mean, logvar, noise, progress, self.training)
+        self.regulariser.add(terms, z, mean, logvar, rng, progress, self.training)
         return terms
 
 
@@ -236,9 +236,9 @@ class LatentDiffusion(Diffusion):
         self.register_buffer("mean", latents.mean(0))
         self.register_buffer("deviation", latents.std(0).clamp(min=1e-6))
 
-    def forward(self, x: Tensor, noise: Noise, given: Tensor | None = None, progress: float = 1.0) -> Terms:
+    def forward(self, x: Tensor, rng: Rng, given: Tensor | None = None, progress: float = 1.0) -> Terms:
         """x [B, a_dim]: latents as the encoder gave them."""
-        return super().forward((x - self.mean) / self.deviation, noise)
+        return super().forward((x - self.mean) / self.deviation, rng)
 
     def to_latents(self, sample: Tensor) -> Tensor:
         """Undo the standardisation. [B, a_dim] -> [B, a_dim]"""
@@ -256,7 +256,7 @@ def schedule_for(config: Config) -> Schedule:
     schedule = linear_schedule(config.beta1, config.betaT, config.diffusion_steps)
     if schedule.logsnr_range[0] < LOWEST:
         raise CommandError(f"--betaT {config.betaT:g} over {config.diffusion_steps} steps ends at log-SNR "
-                           f"{schedule.logsnr_range[0]:.0f}, under {LOWEST:.0f}: lower it")  # fmt: skip
+                           f"{schedule.logsnr_range[0]:.0f}, under {LOWEST:.0f}: lower it")
     return schedule
 
 
@@ -274,7 +274,7 @@ def multipliers(config: Config, size: int, depth: int) -> tuple[int, ...]:
 
 
 def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian,
-                description: dict | None = None) -> Diffusion | InfoDiff | VAE:  # fmt: skip
+                description: dict | None = None) -> Diffusion | InfoDiff | VAE:
     """A model with fresh weights, or with somebody's (--init_from).
 
     spec        the data set's data.Spec: default width and depth of the networks
@@ -316,9 +316,9 @@ def objective_for(config: Config, schedule: Schedule, gaussian: Gaussian) -> Sim
 def adopt(config: Config, shape: tuple[int, ...], gaussian: Gaussian, description: dict | None) -> Diffusion:
     """Plain diffusion around a network made elsewhere, on that network's own schedule."""
     if description is not None:
-        network = pretrained.build(description)
+        network = denoiser.build(description)
     else:
-        load = {"ddpm": pretrained.load_ddpm, "iddpm": pretrained.load_iddpm}[config.denoiser]
+        load = {"ddpm": denoiser.load_ddpm, "iddpm": denoiser.load_iddpm}[config.denoiser]
         network = load(config.init_from, config.dropout)
     network.check_image_shape(shape)
     return Diffusion(network, network.schedule, objective_for(config, network.schedule, gaussian), gaussian, shape)
@@ -333,7 +333,7 @@ def build_denoiser(config: Config, shape, width: int, levels, z_dim: int = 0) ->
     if config.denoiser == "mlp":
         raise CommandError(f"--denoiser mlp is for points: {config.dataset} has images")
     return UNet(shape[0], shape[0], width, levels, config.dropout, z_dim=z_dim, null=config.z_dropout > 0,
-                conditioning=config.conditioning, bottleneck=config.is_bottleneck)  # fmt: skip
+                conditioning=config.conditioning, bottleneck=config.is_bottleneck)
 
 
 def build_encoder(config: Config, shape, width: int, levels) -> nn.Module:

@@ -33,7 +33,7 @@ def zero(module: nn.Module) -> nn.Module:
 
 
 def sinusoids(value: Tensor, features: int, slowest: float = 1e-2, fastest: float = 4.0,
-              damped: bool = False) -> Tensor:  # fmt: skip
+              damped: bool = False) -> Tensor:
     """Sines and cosines of `value` at geometric frequencies, radians a unit. [...] -> [..., features]
 
     The default range resolves a quarter of a unit of log-SNR and does not repeat within a thousand. `damped` divides
@@ -152,7 +152,7 @@ class Stage(nn.Module):
     """A residual block with what follows it: self-attention, cross-attention to z."""
 
     def __init__(self, inside: int, outside: int, dropout: float, attention: bool, time_width: int, z_width: int,
-                 tokens: bool):  # fmt: skip
+                 tokens: bool):
         super().__init__()
         self.block = ResBlock(inside, outside, dropout, time_width, 0 if tokens else z_width)
         self.attention = Attention(outside) if attention else None
@@ -178,7 +178,7 @@ class UNet(nn.Module):
 
     def __init__(self, inside: int, outside: int, channels: int, multipliers: tuple[int, ...], dropout: float, *,
                  time: bool = True, z_dim: int = 0, null: bool = False, conditioning: str = "adanorm",
-                 bottleneck: bool = False):  # fmt: skip
+                 bottleneck: bool = False):
         super().__init__()
         width = 4 * channels
         tokens = conditioning == "crossattn"
@@ -205,7 +205,7 @@ class UNet(nn.Module):
                 self.down.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
                 skips.append(current)
         self.middle = nn.ModuleList([stage(current, current), Stage(current, current, dropout, False, time_width,
-                                                                    z_width, tokens)])  # fmt: skip
+                                                                    z_width, tokens)])
         for level, wide in reversed(list(enumerate(widths))):
             for _ in range(3):
                 self.up.append(stage(current + skips.pop(), wide, level))
@@ -217,7 +217,7 @@ class UNet(nn.Module):
             zero(self.last[-1])
 
     def forward(self, x: Tensor, logsnr: Tensor | None = None, z: Tensor | None = None,
-                keep: Tensor | None = None) -> Tensor:  # fmt: skip
+                keep: Tensor | None = None) -> Tensor:
         """x [B,C,H,W], logsnr [B], z [B,z_dim] or None, keep [B] bool (where False, z counts as None)."""
         time = None if self.embed_time is None else self.embed_time(logsnr)
         condition = None if self.embed_z is None else self.embed_z(z, keep, len(x))
@@ -243,7 +243,7 @@ class Encoder(nn.Module):
     """x [B,C,H,W] -> [B, outputs]: the U-Net down and up to one channel, then linear (InfoDiffusion, app. C)."""
 
     def __init__(self, inside: int, size: int, outputs: int, channels: int, multipliers: tuple[int, ...],
-                 dropout: float):  # fmt: skip
+                 dropout: float):
         super().__init__()
         self.unet = UNet(inside, 1, channels, multipliers, dropout, time=False)
         self.head = nn.Linear(size * size, outputs)
@@ -256,7 +256,7 @@ class Decoder(nn.Module):
     """z [B, a_dim] -> [B,C,H,W]: the ascending half of a U-Net, without skips."""
 
     def __init__(self, outside: int, size: int, a_dim: int, channels: int, multipliers: tuple[int, ...],
-                 dropout: float):  # fmt: skip
+                 dropout: float):
         super().__init__()
         widths = [channels * m for m in multipliers]
         self.shape = (widths[-1], size >> (len(widths) - 1), size >> (len(widths) - 1))
@@ -331,7 +331,7 @@ class PointMLP(nn.Module):
 def mlp(inside: int, hidden: int, outside: int) -> nn.Sequential:
     """Encoder or decoder of points: two hidden layers."""
     return nn.Sequential(nn.Linear(inside, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
-                         nn.Linear(hidden, outside))  # fmt: skip
+                         nn.Linear(hidden, outside))
 
 
 class Classifier(nn.Module):
@@ -343,7 +343,7 @@ class Classifier(nn.Module):
         for level, outside in enumerate((width, 2 * width, 4 * width)):
             stride = 2 if level and size >= 8 else 1
             layers += [nn.Conv2d(inside, outside, 3, stride=stride, padding=1), group_norm(outside), nn.SiLU(),
-                       nn.Conv2d(outside, outside, 3, padding=1), group_norm(outside), nn.SiLU()]  # fmt: skip
+                       nn.Conv2d(outside, outside, 3, padding=1), group_norm(outside), nn.SiLU()]
             inside = outside
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(inside, classes)

@@ -88,7 +88,7 @@ def error_curve(columns: dict[str, list[float]]) -> Figure:
 
 
 def scatter(points: np.ndarray, path: str | Path, title: str, labels: np.ndarray | None = None,
-            names: tuple[str, ...] = ()) -> None:  # fmt: skip
+            names: tuple[str, ...] = ()) -> None:
     """Points [N, 2], coloured by their labels [N] where they have some."""
     figure, panel = axes("", size=(5.6, 5))
     figure.suptitle(title, fontsize=10)  # over the whole figure: a legend leaves the panel narrow
@@ -118,7 +118,7 @@ def heat_map(matrix: np.ndarray, rows: list[str], columns: list[str], title: str
 
 
 def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, ylabel: str, logx: bool = False,
-          logy: bool = False) -> None:  # fmt: skip
+          logy: bool = False) -> None:
     """Curves by name, each (x, y) or (x, y, standard error)."""
     figure, panel = axes(title, xlabel, ylabel)
     for name, (x, y, *error) in series.items():
@@ -134,4 +134,104 @@ def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, y
         panel.minorticks_off()
     if len(series) > 1:
         panel.legend(frameon=False, fontsize=8)
+    save(figure, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Figures of the measuring modes, drawn from what stands in their result files
+#
+# A curve is a dict of lists {'logsnr', 'mean', 'se', 'nats'}, as `Profile.columns` makes it; curves of errors carry
+# 'gap' and 'gap_se' too, how far they lie below the Gaussian's.
+
+REFERENCE = "gaussian"
+
+
+def _band(panel, curve: dict, scale: float = 1.0, **style) -> None:
+    """A curve with two standard errors on either side."""
+    x, y, se = (np.asarray(curve[name]) for name in ("logsnr", "mean", "se"))
+    line = panel.plot(x, scale * y, **style)[0]
+    panel.fill_between(x, scale * (y - 2 * se), scale * (y + 2 * se), color=line.get_color(), alpha=0.2, linewidth=0)
+
+
+def error_curves(shapes: dict[str, dict], path: str | Path, title: str) -> None:
+    """Squared noise errors over log-SNR beside the Gaussian's, and how far below it they lie.
+
+    shapes  name -> curve; the reference is 'gaussian', or has a name that ends so
+    """
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, curve in shapes.items():
+        if name.endswith(REFERENCE):
+            _band(left, curve, color="black", linestyle="--", label=name)
+        else:
+            _band(left, curve, label=name)
+            _band(right, {"logsnr": curve["logsnr"], "mean": curve["gap"], "se": curve["gap_se"]}, label=name)
+    left.set(title=title, xlabel="log-SNR", ylabel="E |eps - eps_hat|$^2$")
+    right.axhline(0, color="black", linewidth=0.8)
+    right.set(title="gap below the Gaussian: twice the nats gained", xlabel="log-SNR")
+    left.legend(frameon=False, fontsize=8)
+    for panel in (left, right):
+        panel.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def density(sides, log_density, points, samples, path: str | Path) -> None:
+    """log p over a grid [n, m] with sides [n] and [m], beside held-out points and the model's samples, [N, 2] each."""
+    x, y = (np.asarray(axis) for axis in sides)
+    values = np.asarray(log_density).T
+    top = np.ceil(2 * values.max()) / 2
+    levels = np.linspace(top - 8, top, 17)
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    panels = figure.subplots(1, 3, sharex=True, sharey=True)
+    filled = panels[0].contourf(x, y, values, levels=levels, extend="min", cmap="viridis")
+    figure.colorbar(filled, ax=panels[0], label="nats", shrink=0.8)
+    panels[0].set_title("log p of the model")
+    clouds = {"held-out points": points, "the model's samples": samples}
+    for panel, (title, cloud) in zip(panels[1:], clouds.items(), strict=True):
+        panel.scatter(*np.asarray(cloud).T, s=2, alpha=0.5, linewidths=0)
+        panel.set_title(title)
+    for panel in panels:
+        panel.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
+    save(figure, path)
+
+
+def information(record: dict, folder: str | Path) -> None:
+    """The figures of one mutual_info.json: over log-SNR, over tau where there is one, per latent dimension."""
+    folder = Path(folder)
+    figure, panel = axes("Where along log-SNR x gains from z", "log-SNR", "nats per unit of log-SNR")
+    for name, curve in record["curves"].items():
+        _band(panel, curve, scale=0.5, label=name)
+    panel.axhline(0, color="black", linewidth=0.8)
+    panel.legend(frameon=False, fontsize=8)
+    save(figure, folder / "mutual_info_logsnr.png")
+    if record["over_tau"]:
+        over_tau(record["over_tau"], folder / "mutual_info_tau.png")
+    if record.get("iq_per_dimension_nats"):
+        per_dimension(record, folder / "mutual_info_dimensions.png")
+
+
+def over_tau(parts: list[dict], path: str | Path) -> None:
+    """I(x; z + noise) as the noise shrinks, by every estimate, with the limit of I_q."""
+    taus = [part["tau"] for part in parts]
+    series = {}
+    for name, key in (("difference", "difference"), ("orthogonal", "orthogonal"), ("I_q of the encoder", "iq")):
+        values, errors_ = [part[f"{key}_nats"] for part in parts], [part[f"{key}_se"] for part in parts]
+        series[name] = (taus, values, errors_)
+    series["log N, where I_q saturates"] = (taus, [part["iq_limit_nats"] for part in parts])
+    lines(series, path, "I(x; z + tau noise)", "tau, in deviations of z", "nats", logx=True)
+
+
+def per_dimension(record: dict, path: str | Path) -> None:
+    """Each entry of z: what the encoder puts there, and what the denoiser loses without it."""
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    values = record["iq_per_dimension_nats"]
+    left.bar(range(len(values)), values)
+    left.set(title="I_q of each latent dimension alone", xlabel="dimension", ylabel="nats")
+    if record["reliance_nats"]:
+        means, errors_ = ([one[key] for one in record["reliance_nats"]] for key in ("mean", "se"))
+        right.bar(range(len(means)), means, yerr=2 * np.asarray(errors_), error_kw={"linewidth": 0.8})
+    right.set(title="nats lost when it comes from another image", xlabel="dimension")
+    for panel in (left, right):
+        panel.spines[["top", "right"]].set_visible(False)
     save(figure, path)

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 
 import config as config_module
-import data
 from config import Command
+from dataset import registry
 from utils import CommandError, RunError, first_line
 
 ALL = ("diff", "vae", "vanilla")
@@ -39,9 +39,9 @@ def check_served(command: Command) -> None:
     config = command.config
     if config.model not in models:
         raise CommandError(f"--mode {command.mode} is for --model {' or '.join(models)}, not {config.model}")
-    if not points and data.SPECS[config.dataset].kind == "points":
+    if not points and registry.SPECS[config.dataset].kind == "points":
         raise CommandError(f"--mode {command.mode} is for images: {config.dataset} has points")
-    if config.model == "vae" and data.SPECS[config.dataset].gives_z:
+    if config.model == "vae" and registry.SPECS[config.dataset].gives_z:
         raise CommandError(f"--model vae encodes, and {config.dataset} brings its own z: use --model diff or vanilla")
 
 
@@ -52,13 +52,15 @@ def function_of(mode: str) -> Callable[[Command], None]:
 
         return lambda command: training.train(command.config)
     if mode == "nll":
-        import likelihood as room
+        from modes import nll as room
     elif mode == "mutual_info":
-        import mutual_information as room
+        from modes import mutual_info as room
     elif mode in ("eval", "eval_fid", "save_original_img"):
-        import evaluation as room
+        from modes import samples as room
+    elif mode in ("save_latent", "train_latent_ddim", "plot_latent"):
+        from modes import latents as room
     else:
-        import representation as room
+        from modes import reconstructions as room
     return getattr(room, {"eval": "sample_images"}.get(mode, mode))
 
 
@@ -69,7 +71,7 @@ def dry_run(command: Command) -> None:
     from diffusion import Gaussian
     from models import build_model, parameter_count
 
-    config, spec = command.config, data.SPECS[command.config.dataset]
+    config, spec = command.config, registry.SPECS[command.config.dataset]
     size, channels = config.input_size or spec.size, config.input_channels or spec.channels
     points = config.a_dim if config.dataset == "mvn" else spec.size
     shape = (points,) if spec.kind == "points" else (channels, size, size)
@@ -90,7 +92,7 @@ def dry_run(command: Command) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; return the exit status."""
     try:
-        command = config_module.parse(sys.argv[1:] if argv is None else argv, "run.py", data.SPECS)
+        command = config_module.parse(sys.argv[1:] if argv is None else argv, "run.py", registry.SPECS)
         check_served(command)
         if command.config.dry_run:
             dry_run(command)
@@ -109,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
 def execute(command: Command) -> int:
     """Run the mode's function, in a process group where torchrun started one."""
     import distributed
-    from assembly import pick_device
+    from experiment import pick_device
     from training import Interrupted
 
     device = pick_device(command.config.device)
@@ -141,7 +143,7 @@ def _outside(error: RuntimeError | MemoryError) -> BaseException:
         return RunError(f"out of memory: try a smaller --batch_size or smaller networks ({text})")
     if distributed.is_lost(error):
         return RunError(f"process {distributed.rank()} lost another one; the same command goes on from last.pth "
-                        f"({text})")  # fmt: skip
+                        f"({text})")
     return error
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion import predict_x
-from noise import Noise
+from rng import Rng
 
 Denoiser = Callable[..., Tensor]
 
@@ -31,7 +31,7 @@ def _level(x: Tensor, a: float) -> Tensor:
 
 @torch.no_grad()
 def ddim(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, eta: float = 0.0,
-         noise: Noise | None = None, on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
+         rng: Rng | None = None, on_step: Callable[[], None] = lambda: None) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12), from x at grid[0] to clean data. [B, *shape] -> [B, *shape]
 
     eta     0: deterministic, `noise` unused; 1: the ancestral sampler of DDPM
@@ -46,7 +46,7 @@ def ddim(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, e
         signal, spread = _signal_noise(b)
         x = signal * x_hat + math.sqrt(max(spread**2 - sig**2, 0.0)) * eps_hat
         if sig > 0:
-            x = x + sig * noise.at(step + 1).normal("sampler", *x.shape[1:])
+            x = x + sig * rng.at(step + 1).normal("sampler", *x.shape[1:])
         on_step()
     return x
 
@@ -58,15 +58,15 @@ def _ancestral_deviation(a: float, b: float) -> float:
     return (ratio * (-torch.expm1(F.logsigmoid(a) - F.logsigmoid(b))).sqrt()).item()
 
 
-def ddpm(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, noise: Noise | None = None,
-         on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
+def ddpm(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, rng: Rng | None = None,
+         on_step: Callable[[], None] = lambda: None) -> Tensor:
     """Ancestral sampling (DDPM, algorithm 2, posterior variance), which is DDIM with eta = 1."""
-    return ddim(denoiser, x, grid, z, 1.0, noise, on_step)
+    return ddim(denoiser, x, grid, z, 1.0, rng, on_step)
 
 
 @torch.no_grad()
 def dpmpp(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None,
-          on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
+          on_step: Callable[[], None] = lambda: None) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second-order multistep in half log-SNR, deterministic."""
     levels, before, h_before = grid.tolist(), None, None
     for a, b in zip(levels[:-1], levels[1:], strict=True):
@@ -86,7 +86,7 @@ def dpmpp(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None,
 
 @torch.no_grad()
 def ddim_invert(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, iterations: int = 3,
-                on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
+                on_step: Callable[[], None] = lambda: None) -> Tensor:
     """The x at grid[0] from which deterministic DDIM over the same grid arrives at `x`. [B, *shape] -> [B, *shape]
 
     Solves every step backwards. Its noise estimate is wanted at the arrival level, which is not known yet, hence
@@ -123,19 +123,19 @@ def guided(denoiser: Denoiser, weight: float) -> Denoiser:
     return denoise
 
 
-def sample(sampler: str, denoiser: Denoiser, noise: Noise, shape: tuple[int, ...], grid: Tensor,
+def sample(sampler: str, denoiser: Denoiser, rng: Rng, shape: tuple[int, ...], grid: Tensor,
            z: Tensor | None = None, eta: float = 0.0,
-           on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
+           on_step: Callable[[], None] = lambda: None) -> Tensor:
     """Draw the samples that `noise` numbers, from their own x_T, with 'ddpm', 'ddim' or 'dpmpp'. -> [B, *shape]"""
-    x = noise.at(0).normal("x_T", *shape)
+    x = rng.at(0).normal("x_T", *shape)
     if sampler == "dpmpp":
         return dpmpp(denoiser, x, grid, z, on_step)
-    return ddim(denoiser, x, grid, z, 1.0 if sampler == "ddpm" else eta, noise, on_step)
+    return ddim(denoiser, x, grid, z, 1.0 if sampler == "ddpm" else eta, rng, on_step)
 
 
-def generate(model, noise: Noise, z: Tensor | None = None, sampler: str = "ddpm", steps: int | None = None,
+def generate(model, rng: Rng, z: Tensor | None = None, sampler: str = "ddpm", steps: int | None = None,
              spacing: str = "time", eta: float = 0.0, guidance: float = 1.0,
-             denoiser: Denoiser | None = None, on_step: Callable[[], None] = lambda: None) -> Tensor:  # fmt: skip
+             denoiser: Denoiser | None = None, on_step: Callable[[], None] = lambda: None) -> Tensor:
     """Samples of any model of models.py, for the numbered samples of `noise`. -> [B, *shape]
 
     z           what the samples are conditioned on; by default each sample's draw from the model's prior
@@ -144,10 +144,10 @@ def generate(model, noise: Noise, z: Tensor | None = None, sampler: str = "ddpm"
     """
     regulariser = getattr(model, "regulariser", None)
     if z is None and regulariser is not None:
-        z = regulariser.prior(noise.at(0), regulariser.a_dim)
+        z = regulariser.prior(rng.at(0), regulariser.a_dim)
     if hasattr(model, "decode"):
         with torch.no_grad():
             return model.decode(z)
     denoiser = denoiser or (model.denoise if guidance == 1 else guided(model.denoise, guidance))
     grid = model.grid(steps or model.schedule.steps, spacing)
-    return sample(sampler, denoiser, noise, model.shape, grid, z, eta, on_step)
+    return sample(sampler, denoiser, rng, model.shape, grid, z, eta, on_step)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import config as configuration
-import data
+from dataset import registry
 from utils import CommandError, check_writable, exit_status, read_npz, save_checkpoint, versions, write_json
 
 PROG = "train_classifier.py"
@@ -82,7 +82,7 @@ def _gather(cfg: configuration.Config, own) -> tuple[dict[str, tuple[np.ndarray,
 
 def _pixels(cfg: configuration.Config, split: str, rows: np.ndarray, labels: np.ndarray, path: Path) -> np.ndarray:
     """Rows of a split as flat vectors [N, C H W]. Raises CommandError where they are not the images of `labels`."""
-    dataset = data.load(cfg.dataset, split, root=cfg.data_dir, size=cfg.input_size, channels=cfg.input_channels)
+    dataset = registry.load(cfg.dataset, split, root=cfg.data_dir, size=cfg.input_size, channels=cfg.input_channels)
     own = dataset.labels
     if own is None or len(own) < len(labels) or not np.array_equal(own[: len(labels)].reshape(labels.shape), labels):
         raise CommandError(f"{path}: its labels are not those of the {split} split in --data_dir {cfg.data_dir}")
@@ -97,10 +97,10 @@ def table(results: dict[str, dict]) -> str:
     for name, result in results.items():
         axes = f", {result['axes']} principal axes" if result["axes"] < result["dimensions"] else ""
         lines.append(f"{name:8s} {result['mean']:.4f} +- {result['sd']:.4f}  ({result['rows']} rows, "
-                     f"{result['dimensions']} dimensions{axes}; chance {result['chance']:.3f})")  # fmt: skip
+                     f"{result['dimensions']} dimensions{axes}; chance {result['chance']:.3f})")
         if len(result["per_label"]) > 1:
             lines += [f"    {one['name']:24s} " + ("constant" if one["mean"] is None else f"{one['mean']:.4f}")
-                      for one in result["per_label"]]  # fmt: skip
+                      for one in result["per_label"]]
     return "\n".join(lines)
 
 
@@ -111,8 +111,8 @@ def _score(cfg: configuration.Config, own) -> None:
 
     import sklearn
 
-    import classification
-    from assembly import pick_device
+    from experiment import pick_device
+    from metrics import classification
 
     device = pick_device(cfg.device)
 
@@ -123,7 +123,7 @@ def _score(cfg: configuration.Config, own) -> None:
         for name, (inputs, labels) in found.items()
     }
     write_json(path, {"inputs": results, "seed": cfg.r_seed, "config": configuration.to_dict(cfg),
-                      "versions": {**versions(), "scikit-learn": sklearn.__version__}})  # fmt: skip
+                      "versions": {**versions(), "scikit-learn": sklearn.__version__}})
     print(f"{table(results)}\n-> {path}")
 
 
@@ -132,14 +132,14 @@ def _train_images(command: configuration.Command, own) -> None:
     path = Path(cfg.model_folder) / f"{cfg.dataset}_classifier.pth"
     check_writable(path.parent)
     train, test = (
-        data.load(cfg.dataset, split, root=cfg.data_dir, size=cfg.input_size, channels=cfg.input_channels)
+        registry.load(cfg.dataset, split, root=cfg.data_dir, size=cfg.input_size, channels=cfg.input_channels)
         for split in ("train", "test")
     )
     if train.labels is None or train.labels.shape[1] == 0:
         raise CommandError(f"--images: data set '{cfg.dataset}' has no labels to learn")
 
-    import classification
-    from assembly import pick_device
+    from experiment import pick_device
+    from metrics import classification
 
     device = pick_device(cfg.device)
 
@@ -148,7 +148,7 @@ def _train_images(command: configuration.Command, own) -> None:
     network = classification.train_images(
         lambda rows: train.batch(rows, device), labels, heads, train.shape, cfg.epochs, cfg.batch_size,
         cfg.learning_rate if "learning_rate" in command.given else 1e-3, own.width, cfg.r_seed, device, cfg.max_steps,
-    )  # fmt: skip
+    )
     right = classification.accuracy(network, lambda rows: test.batch(rows, device), test_labels, heads)
     save_checkpoint(path, {
         "kind": "classifier",
@@ -156,12 +156,12 @@ def _train_images(command: configuration.Command, own) -> None:
         "config": {"channels": train.shape[0], "size": train.shape[1], "classes": sum(heads), "width": own.width},
         "dataset": cfg.dataset, "heads": heads, "seed": cfg.r_seed,
         "accuracy": float(np.mean(right)), "accuracy_per_label": right,
-    })  # fmt: skip
+    })
     print(f"accuracy {np.mean(right):.4f} on {len(test)} test images ({cfg.dataset}) -> {path}")
 
 
 def _run(argv: list[str]) -> None:
-    command, own = configuration.parse(argv, PROG, data.SPECS, extra=_flags)
+    command, own = configuration.parse(argv, PROG, registry.SPECS, extra=_flags)
     if own.images:
         _train_images(command, own)
     else:

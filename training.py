@@ -23,10 +23,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 import config as config_module
-import data
 import distributed
 import plots
-from assembly import (
+from config import Config
+from dataset import registry
+from experiment import (
     batches_of,
     build_fresh,
     checkpoints,
@@ -38,10 +39,18 @@ from assembly import (
     open_record,
     pick_device,
 )
-from config import Config
-from density import GAUSSIAN, Mean, average, conditional, continuous_nll, error_curve, profile, unconditional
+from information.likelihood import (
+    GAUSSIAN,
+    Mean,
+    average,
+    conditional,
+    continuous_nll,
+    error_curve,
+    profile,
+    unconditional,
+)
 from models import LatentDiffusion, schedule_for
-from noise import Noise, seed_dropout
+from rng import Rng, seed_dropout
 from sampling import generate
 from utils import CommandError, RunError, atomic, check_writable, save_checkpoint, sweep
 
@@ -82,12 +91,12 @@ class Stepper:
             self.parallel = DistributedDataParallel(model, [device] if device.type == "cuda" else None)
         self.step = 0
 
-    def update(self, x: Tensor, noise: Noise, given: Tensor | None, progress: float, rate: float) -> dict[str, Tensor]:
+    def update(self, x: Tensor, rng: Rng, given: Tensor | None, progress: float, rate: float) -> dict[str, Tensor]:
         """One optimiser step on a batch. Returns the loss terms' means [], on the device: nothing waits for them."""
         self.model.train()
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.parallel(x, noise, given, progress)
+        terms = self.parallel(x, rng, given, progress)
         self.scaler.scale(terms["loss"]).backward()
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -101,7 +110,7 @@ class Stepper:
 
     def state(self) -> dict:
         return {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "step": self.step,
-                "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}  # fmt: skip
+                "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
@@ -138,9 +147,9 @@ class Interrupts:
 class Run:
     """One training run in one folder: its model, its data, its log and its checkpoints."""
 
-    def __init__(self, stepper: Stepper, dataset: data.Dataset, config: Config, folder: Path, logs: Path,
+    def __init__(self, stepper: Stepper, dataset: registry.Dataset, config: Config, folder: Path, logs: Path,
                  record: dict, validate: Callable[[nn.Module], dict],
-                 show: Callable[[nn.Module, int], None]):  # fmt: skip
+                 show: Callable[[nn.Module, int], None]):
         self.stepper, self.dataset, self.config, self.folder, self.record = stepper, dataset, config, folder, record
         self.metrics, self.validate, self.show = logs / "metrics.jsonl", validate, show
         self.device, self.seed = stepper.device, config.r_seed
@@ -157,13 +166,13 @@ class Run:
     def go(self) -> None:
         """Train to the end. Raises Interrupted, the state saved, on a signal, and RunError on a diverging loss."""
         bar = tqdm(total=self.total * self.batch, initial=self.stepper.step * self.batch, unit="img", smoothing=0.05,
-                   desc="training", disable=not distributed.is_main(), mininterval=0.5)  # fmt: skip
+                   desc="training", disable=not distributed.is_main(), mininterval=0.5)
         shown = saved = time.monotonic()
         if self.config.tb_logger and distributed.is_main():
             self._open_board()
         with bar, Interrupts() as interrupts:
-            for noise, x, given in self._batches():
-                self._step(noise, x, given)
+            for rng, x, given in self._batches():
+                self._step(rng, x, given)
                 bar.update(self.batch)
                 ended = self.stepper.step % self.epoch_steps == 0 or self.stepper.step == self.total
                 if time.monotonic() - shown > 1:
@@ -179,7 +188,7 @@ class Run:
                     distributed.barrier()  # nobody leaves before it is saved
                     raise Interrupted(stop)
 
-    def _batches(self) -> Iterator[tuple[Noise, Tensor, Tensor | None]]:
+    def _batches(self) -> Iterator[tuple[Rng, Tensor, Tensor | None]]:
         """This process's rows of every remaining batch: (noise, x [b, *shape] on the device, given z or None)."""
         own = self.batch // distributed.world()
         place = torch.arange(distributed.rank() * own, (distributed.rank() + 1) * own)
@@ -193,20 +202,20 @@ class Run:
                 yield order[within * self.batch + place.numpy()].tolist()
 
         given = self.dataset.given
-        stream = data.stream(self.dataset, _Sized(lists, self.total - start), self.device, self.config.num_workers)
+        stream = registry.stream(self.dataset, _Sized(lists, self.total - start), self.device, self.config.num_workers)
         place = place.to(self.device)
         for step, (indices, raw) in enumerate(stream, start):
-            noise = Noise(self.seed, place, step)
-            flip = noise.uniform("flip") < 0.5 if self.dataset.spec.flip else None
-            x = data.to_float(raw, self.dataset.levels, flip)
+            rng = Rng(self.seed, place, step)
+            flip = rng.uniform("flip") < 0.5 if self.dataset.spec.flip else None
+            x = registry.to_float(raw, self.dataset.levels, flip)
             z = None if given is None else torch.from_numpy(given[indices.numpy()]).to(self.device)
-            yield noise, x, z
+            yield rng, x, z
 
-    def _step(self, noise: Noise, x: Tensor, given: Tensor | None) -> None:
+    def _step(self, rng: Rng, x: Tensor, given: Tensor | None) -> None:
         step = self.stepper.step
         seed_dropout(self.seed, step, distributed.rank())
         rate = learning_rate(step, self.total, self.epoch_steps, self.config)
-        terms = self.stepper.update(x, noise, given, step / self.total, rate)
+        terms = self.stepper.update(x, rng, given, step / self.total, rate)
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0) + value.double()
         self.sums["steps"] = self.sums.get("steps", 0) + 1
@@ -221,7 +230,7 @@ class Run:
 
     def _diverged(self, what: str) -> RunError:
         return RunError(f"{what} no longer finite near step {self.stepper.step}; the checkpoints in {self.folder} are "
-                        f"from before (try a lower --learning_rate)")  # fmt: skip
+                        f"from before (try a lower --learning_rate)")
 
     def _end_epoch(self) -> None:
         """Log the epoch, validate, draw and keep a checkpoint where they are due."""
@@ -232,7 +241,7 @@ class Run:
         last = self.stepper.step == self.total
         if distributed.is_main():
             line = {"epoch": epoch, "step": self.stepper.step, "unit": self.record["unit"], "train": means,
-                    **self.validate(self.stepper.ema)}  # fmt: skip
+                    **self.validate(self.stepper.ema)}
             self._log(line)
             if epoch % (self.config.display_epochs or self.config.save_epochs) == 0 or last:
                 self.show(self.stepper.ema, epoch)
@@ -354,7 +363,7 @@ def start_or_resume(run: Run, config: Config) -> bool:
     run.resume(record)
     if run.stepper.step >= run.total:
         distributed.say(f"{run.folder}: this run is finished ({record['epoch']} epochs, {run.stepper.step} steps); "
-                        f"give a larger --epochs to extend it")  # fmt: skip
+                        f"give a larger --epochs to extend it")
         return False
     before = record["config"]["epochs"]
     more = f", extended from {before} to {config.epochs} epochs" if before != config.epochs else ""
@@ -370,7 +379,7 @@ def refuse_other_data(run: Run, record: dict, path: Path) -> None:
         same = all(torch.allclose(own[name], stored[name], rtol=1e-2, atol=1e-3) for name in ("mean", "deviation"))
     if not same:
         raise CommandError(f"{path} was trained on other data ({record['rows']} rows, now {run.record['rows']}): "
-                           f"add --tag NAME for a run of its own, or --no-resume to replace it")  # fmt: skip
+                           f"add --tag NAME for a run of its own, or --no-resume to replace it")
 
 
 def finish(run: Run, config: Config, pictures: Path) -> None:
@@ -397,7 +406,7 @@ def train(config: Config) -> None:
     if config.compile:
         compile_networks(model)
     record = {"kind": config.model, "shape": list(dataset.shape), "rows": len(dataset), "gaussian": gaussian.state(),
-              "levels": dataset.levels, "unit": model.unit, "network": describe_network(model)}  # fmt: skip
+              "levels": dataset.levels, "unit": model.unit, "network": describe_network(model)}
     folders = [config_module.folder(config, root) for root in ("models", "logs", "imgs")]
 
     def validate(ema: nn.Module) -> dict:
@@ -410,7 +419,7 @@ def train(config: Config) -> None:
 
 
 @torch.no_grad()
-def validation(model: nn.Module, held_out: data.Dataset, config: Config, device: torch.device) -> dict:
+def validation(model: nn.Module, held_out: registry.Dataset, config: Config, device: torch.device) -> dict:
     """Loss terms on held-out images with noise that is the same at every epoch: means and standard errors."""
     rows = range(min(len(held_out), VALIDATION_ROWS))
     values: dict[str, list[Tensor]] = {}
@@ -418,7 +427,7 @@ def validation(model: nn.Module, held_out: data.Dataset, config: Config, device:
         if len(x) < 2:
             continue  # the unbiased MMD needs a pair
         given = None if held_out.given is None else torch.from_numpy(held_out.given[indices.numpy()]).to(device)
-        for name, term in model(x, Noise(config.r_seed, indices.to(device)), given).items():
+        for name, term in model(x, Rng(config.r_seed, indices.to(device)), given).items():
             values.setdefault(name, []).append(term.double().reshape(-1))
     joined = {name: torch.cat(parts) for name, parts in values.items()}
     means = {name: value.mean().item() for name, value in joined.items()}
@@ -430,8 +439,8 @@ def validation(model: nn.Module, held_out: data.Dataset, config: Config, device:
     return {"val": means, "val_se": errors, "curve": curve}
 
 
-def validation_curve(model: nn.Module, held_out: data.Dataset, config: Config, device: torch.device,
-                     rows: range) -> tuple[Mean, dict[str, list[float]]]:  # fmt: skip
+def validation_curve(model: nn.Module, held_out: registry.Dataset, config: Config, device: torch.device,
+                     rows: range) -> tuple[Mean, dict[str, list[float]]]:
     """The held-out bound in nats, and the error over log-SNR beside the Gaussian's, given z where there is one."""
     batches = [(index.to(device), x) for index, x in batches_of(held_out, config.batch_size, device, rows)]
     estimator = unconditional(model.denoise)
@@ -449,9 +458,9 @@ def validation_curve(model: nn.Module, held_out: data.Dataset, config: Config, d
 @torch.no_grad()
 def show_samples(model: nn.Module, config: Config, path: Path, device: torch.device) -> None:
     """The grid of samples drawn during training, from --sampling_number fixed seeds."""
-    noise = Noise(config.r_seed, torch.arange(config.sampling_number, device=device))
+    rng = Rng(config.r_seed, torch.arange(config.sampling_number, device=device))
     steps = min(DISPLAY_STEPS, config.diffusion_steps)
-    x = generate(model, noise, steps=steps, sampler="ddim")
+    x = generate(model, rng, steps=steps, sampler="ddim")
     if x.dim() == 4:
         plots.image_grid(x, path)
     else:
@@ -464,11 +473,11 @@ def train_latent(config: Config, latents: Tensor) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.r_seed)
         model = LatentDiffusion(schedule_for(config), latents).to(device)
-    spec = data.Spec("latents", latents.shape[1], 1, None, "none", kind="points")
-    dataset = data.Dataset(spec, "train", np.arange(len(latents)), latents.numpy())
+    spec = registry.Spec("latents", latents.shape[1], 1, None, "none", kind="points")
+    dataset = registry.Dataset(spec, "train", np.arange(len(latents)), latents.numpy())
     owns = (config_module.folder(config, root) for root in ("models", "logs", "imgs"))
     folder, logs, pictures = (own.with_name(f"{own.name}_latent") for own in owns)
     record = {"kind": "latent", "rows": len(latents), "unit": "mean squared error"}
     run = Run(Stepper(model, config, device), dataset, config, folder, logs, record, lambda ema: {},
-              lambda ema, epoch: None)  # fmt: skip
+              lambda ema, epoch: None)
     finish(run, config, pictures)

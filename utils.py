@@ -29,7 +29,7 @@ CHECKPOINT_FORMAT = 1
 # What torch.load and np.load raise on broken files, by mutating some thousands of them.
 UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, AssertionError, TypeError,
               AttributeError, OSError, struct.error, zipfile.BadZipFile, zlib.error,
-              tokenize.TokenError, MemoryError)  # fmt: skip
+              tokenize.TokenError, MemoryError)
 
 
 class CommandError(Exception):
@@ -49,6 +49,11 @@ def exit_status(prog: str, body: Callable[[list[str]], None], argv: list[str] | 
 def first_line(error: Exception) -> str:
     """What an error says, as part of a line of ours."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def markdown_table(head: list[str], rows: list[list[str]]) -> str:
+    """A table that a person and a Markdown reader can both read."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
 class RunError(Exception):

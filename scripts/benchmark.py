@@ -37,13 +37,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import data
-import shapes3d
-from assembly import build_fresh, compile_networks, half_of, pick_device
 from config import Config, integer, number
+from dataset import registry, shapes3d
 from diffusion import Gaussian, diffuse
+from experiment import build_fresh, compile_networks, half_of, pick_device
 from models import multipliers, parameter_count
-from noise import Noise
+from rng import Rng
 from sampling import sample
 from training import Stepper
 from utils import CommandError, check_writable, exit_status, versions, write_json
@@ -77,7 +76,7 @@ class Ours:
 
     def train(self, x: Tensor) -> None:
         index = torch.arange(len(x), device=x.device)
-        self.stepper.update(x, Noise(0, index, self.stepper.step), None, 0.0, 1e-4)
+        self.stepper.update(x, Rng(0, index, self.stepper.step), None, 0.0, 1e-4)
 
     def evaluate(self, x: Tensor, logsnr: Tensor, z: Tensor | None = None) -> Tensor:
         if z is None and self.z_dim:
@@ -146,7 +145,7 @@ class Diffusers(nn.Module):
             norm_num_groups=math.gcd(32, width), resnet_time_scale_shift="scale_shift",
             down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
             up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)], **options,
-        )  # fmt: skip
+        )
 
     def forward(self, x_noisy: Tensor, logsnr: Tensor, x: Tensor | None) -> Tensor:
         if not self.z_dim:
@@ -169,7 +168,7 @@ class DenoisingDiffusionPytorch(nn.Module):
         self.unet = Unet(
             wide, dim_mults=levels, channels=shape[0], dropout=dropout, attn_heads=1, flash_attn=True,
             full_attn=tuple(level == 2 for level in range(len(levels))), attn_dim_head=tuple(wide * m for m in levels),
-        )  # fmt: skip
+        )
 
     def forward(self, x_noisy: Tensor, logsnr: Tensor, x: Tensor | None) -> Tensor:
         return self.unet(x_noisy, logsnr)
@@ -180,7 +179,7 @@ RIVALS = {"diffusers": "diffusers", "denoising-diffusion-pytorch": "denoising_di
 
 def contenders(config: Config, shape: tuple[int, ...], device: torch.device) -> list[Ours | Rival]:
     """Ours, then what is installed of the others and has a counterpart."""
-    spec = data.SPECS[config.dataset]
+    spec = registry.SPECS[config.dataset]
     levels, half = multipliers(config, shape[-1], spec.depth), half_of(config.precision, device)
     field: list[Ours | Rival] = [Ours(config, shape, device)]
     z_dim = field[0].z_dim
@@ -260,7 +259,7 @@ def state_bytes(contender: Ours | Rival) -> int:
 
 def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) -> list[dict]:
     """A row a contender, of one size, model and precision."""
-    spec = data.SPECS[config.dataset]
+    spec = registry.SPECS[config.dataset]
     shape = (spec.channels, spec.size, spec.size)
     x = torch.rand(config.batch_size, *shape, device=clock.device) * 2 - 1
     logsnr = torch.linspace(-4, 8, config.batch_size, device=clock.device)
@@ -285,17 +284,17 @@ def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) 
             "evaluate_times_ours": statistics.median(a / b for a, b in zip(calls, evaluate[0], strict=True)),
             "parameters_times_ours": contender.parameters / field[0].parameters,
             "flops_times_ours": image_flops / work[0],
-        })  # fmt: skip
+        })
     return rows
 
 
 def measure_sampling(config: Config, clock: Clock) -> list[dict]:
     """Network calls and seconds of two samplers of equal quality, for a batch of images of plain diffusion."""
-    spec = data.SPECS[config.dataset]
+    spec = registry.SPECS[config.dataset]
     shape = (spec.channels, spec.size, spec.size)
     ours = Ours(config, shape, clock.device)
-    noise = Noise(0, torch.arange(config.batch_size, device=clock.device))
-    x = noise.normal("x", *shape)
+    rng = Rng(0, torch.arange(config.batch_size, device=clock.device))
+    x = rng.normal("x", *shape)
     logsnr = torch.zeros(len(x), device=clock.device)
     ours.evaluate(x, logsnr)
     call = clock.once(lambda: ours.evaluate(x, logsnr))
@@ -315,7 +314,7 @@ def measure_sampling(config: Config, clock: Clock) -> list[dict]:
                 ours.evaluate(x, logsnr)
 
         def draw(sampler=sampler, denoiser=denoiser, grid=grid):
-            sample(sampler, denoiser, noise, shape, grid)
+            sample(sampler, denoiser, rng, shape, grid)
 
         whole, pure = clock.rounds([draw, network], warm=False)
         share = statistics.median(a / b for a, b in zip(whole, pure, strict=True))
@@ -323,20 +322,20 @@ def measure_sampling(config: Config, clock: Clock) -> list[dict]:
             "size": config.dataset, "precision": config.precision, "sampler": sampler, "images": len(x),
             "network_calls": steps * len(calls) // (measured * len(whole)), "measured_steps": measured,
             "seconds": statistics.median(whole) * steps / measured, "times_pure_network": share,
-        })  # fmt: skip
+        })
     return rows
 
 
 def measure_data(size: str, batch: int, clock: Clock) -> dict:
     """Images a second that arrive on the device as float batches: random pixels, held and mirrored as in training."""
-    spec, lists = data.SPECS[size], np.arange(20 * batch).reshape(20, batch)
+    spec, lists = registry.SPECS[size], np.arange(20 * batch).reshape(20, batch)
     pixels = np.random.default_rng(0).integers(0, spec.levels, (lists.size, spec.channels, spec.size, spec.size))
-    dataset = data.Dataset(spec, "train", lists.ravel(), pixels.astype(np.uint8))
+    dataset = registry.Dataset(spec, "train", lists.ravel(), pixels.astype(np.uint8))
     flip = torch.arange(batch, device=clock.device) % 2 == 0 if spec.flip else None
 
     def read():
-        for _, raw in data.stream(dataset, lists.tolist(), clock.device):
-            data.to_float(raw, dataset.levels, flip)
+        for _, raw in registry.stream(dataset, lists.tolist(), clock.device):
+            registry.to_float(raw, dataset.levels, flip)
 
     (took,) = clock.rounds([read])
     return {"source": f"{size}, held", "images_per_second": lists.size / statistics.median(took)}
@@ -357,7 +356,7 @@ def network_table(rows: list[dict], device: torch.device) -> str:
     memory = "peak memory GB" if device.type == "cuda" else "process so far GB"
     head = ["size", "model", "precision", "network", "parameters M", "GFLOP a step", "ms a step", "train images/s",
             "share of peak", "evaluate images/s", memory, "parameters / ours", "FLOPs / ours", "train seconds / ours",
-            "evaluate seconds / ours"]  # fmt: skip
+            "evaluate seconds / ours"]
     body = [[
         row["size"], MODELS[row["model"]], row["precision"], row["network"], f"{row['parameters'] / 1e6:.2f}",
         f"{row['step_flops'] / 1e9:.1f}", f"{1e3 * row['step_seconds']:.1f}",
@@ -365,7 +364,7 @@ def network_table(rows: list[dict], device: torch.device) -> str:
         f"{row['evaluate_images_per_second']:.1f}", f"{row['peak_bytes'] / 2**30:.2f}",
         f"{row['parameters_times_ours']:.2f}", f"{row['flops_times_ours']:.2f}", f"{row['train_times_ours']:.2f}",
         f"{row['evaluate_times_ours']:.2f}",
-    ] for row in rows]  # fmt: skip
+    ] for row in rows]
     return table(head, body)
 
 
@@ -375,7 +374,7 @@ def sampling_table(rows: list[dict]) -> str:
         row["size"], row["precision"], row["sampler"], row["images"], row["network_calls"], f"{row['seconds']:.1f}",
         "all" if row["measured_steps"] == row["network_calls"] else f"{row['measured_steps']} steps, extrapolated",
         f"{100 * (row['times_pure_network'] - 1):+.1f}%",
-    ] for row in rows]  # fmt: skip
+    ] for row in rows]
     return table(head, body)
 
 
@@ -403,19 +402,19 @@ def describe_machine(device: torch.device) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES[1:], help="data sets whose shape to run")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=tuple(MODELS), help="which of our models")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS,
                         help="arithmetic; compiled is bf16 with torch.compile, minutes a network on a CPU "
-                             "(default: all on a GPU, the first two on a CPU)")  # fmt: skip
+                             "(default: all on a GPU, the first two on a CPU)")
     parser.add_argument("--batch_size", type=integer(2), help="images a step (default: 64 on a GPU, 8 on a CPU)")
     parser.add_argument("--repeats", type=integer(1), default=10, help="rounds a figure, at most")
     parser.add_argument("--seconds", type=number(0, above=True), default=12.0,
-                        help="begin no new round of a figure after so many seconds")  # fmt: skip
+                        help="begin no new round of a figure after so many seconds")
     parser.add_argument("--cpu_time", action="store_true",
                         help="count this process's processor seconds, for a CPU that others use too; "
-                             "for OMP_NUM_THREADS=1, since threads add up")  # fmt: skip
+                             "for OMP_NUM_THREADS=1, since threads add up")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one, else cpu)")
     parser.add_argument("--output", default="./results/benchmark.json", help="file for the numbers")
     return parser
@@ -436,7 +435,7 @@ def run(args: argparse.Namespace) -> dict:
         for size in args.sizes:
             for model in args.models:
                 config = Config(model=model, dataset=size, batch_size=batch, a_dim=32,
-                                precision="fp32" if precision == "fp32" else "bf16")  # fmt: skip
+                                precision="fp32" if precision == "fp32" else "bf16")
                 print(f"{size}, {MODELS[model]}, {precision} ...", file=sys.stderr)
                 networks += measure_networks(config, precision == "compiled", peak, clock)
             if precision != "compiled":
@@ -446,7 +445,7 @@ def run(args: argparse.Namespace) -> dict:
         "versions": versions(), "not_installed": [name for name, module in RIVALS.items() if not find_spec(module)],
         "matmul_peak_flops": peaks, "networks": networks, "sampling": samplers,
         "data": [*(measure_data(size, batch, clock) for size in args.sizes), measure_rendering(batch, clock)],
-    }  # fmt: skip
+    }
 
 
 def show(record: dict, device: torch.device) -> None:
@@ -458,7 +457,7 @@ def show(record: dict, device: torch.device) -> None:
     for name in record["not_installed"]:
         print(f"{name}: not installed (pip install {name}), so its rows are missing.\n")
     print(network_table(record["networks"], device), sampling_table(record["sampling"]), data_table(record["data"]),
-          sep="\n\n")  # fmt: skip
+          sep="\n\n")
 
 
 def body(argv: list[str]) -> None:

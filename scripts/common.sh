@@ -40,6 +40,7 @@ run() {
 
 # The experiment's folder below the root imgs, results, ...
 folder() {
-    PYTHONPATH=$HERE "$PYTHON" -c 'import sys, config, data
-print(config.folder(config.parse(sys.argv[2:], "common.sh", data.SPECS).config, sys.argv[1]))' "$1" "${trained[@]}"
+    PYTHONPATH=$HERE "$PYTHON" -c 'import sys, config
+from dataset import registry
+print(config.folder(config.parse(sys.argv[2:], "common.sh", registry.SPECS).config, sys.argv[1]))' "$1" "${trained[@]}"
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config as config_module
-import data
+from dataset import registry
 from utils import CommandError, check_writable, exit_status, versions, write_json
 
 PROG = "compare_samplers.py"
@@ -25,9 +25,9 @@ PROG = "compare_samplers.py"
 def _flags(group) -> None:
     steps = config_module.integer(2)
     group.add_argument("--steps", type=steps, nargs="+", default=[5, 10, 20, 50, 100],
-                       help="steps of ddim and dpmpp (default: 5 10 20 50 100)")  # fmt: skip
+                       help="steps of ddim and dpmpp (default: 5 10 20 50 100)")
     group.add_argument("--ddpm_steps", type=steps, nargs="+", default=[50, 100, 1000],
-                       help="steps of ddpm (default: 50 100 1000)")  # fmt: skip
+                       help="steps of ddpm (default: 50 100 1000)")
     group.add_argument("--classifier", metavar="PATH",
                        help="checkpoint of the image classifier (default: {model_folder}/DATASET_classifier.pth)")
 
@@ -45,27 +45,26 @@ def samples_of(trained, sampler: str, steps: int):
     """The samples numbered 0 .. --sampling_number - 1 as `fid.Images`, drawn when they are read."""
     import torch
 
-    import evaluation
-    import fid
     import plots
-    from noise import Noise
+    from metrics import fid
+    from modes import samples
+    from rng import Rng
 
     spacing = "time" if sampler == "ddpm" else trained.config.spacing
     config = replace(trained.config, sampler=sampler, sample_steps=steps, spacing=spacing, deterministic=False)
-    draw, _ = evaluation.drawer(replace(trained, config=config), phases=False)
+    draw, _ = samples.drawer(replace(trained, config=config), phases=False)
 
     def read(numbers):
-        x = draw(Noise(config.r_seed, torch.from_numpy(numbers).to(trained.device)))
+        x = draw(Rng(config.r_seed, torch.from_numpy(numbers).to(trained.device)))
         return plots.to_uint8(x).transpose(0, 3, 1, 2)  # [B, C, H, W]
 
     return fid.Images(f"{sampler}, {steps} steps", config.sampling_number, trained.model.shape, read)
 
 
 def compare(command: config_module.Command, own) -> None:
-    import extractors
-    import fid
     import plots
-    from assembly import open_trained
+    from experiment import open_trained
+    from metrics import extractors, fid
 
     trained = open_trained(command)
     config = trained.config
@@ -85,13 +84,13 @@ def compare(command: config_module.Command, own) -> None:
         print(f"{sampler:5} {steps:4} steps: {rows[-1]['fid']:.4g}{with_error(rows[-1]['fid_se'])}", flush=True)
     floor = fid.compare(test, train)["fid"]
     record = {"rows": rows, "floor": floor, "seed": config.r_seed, "spacing": config.spacing, "versions": versions(),
-              "verdict": verdict(rows), **trained.provenance()}  # fmt: skip
+              "verdict": verdict(rows), **trained.provenance()}
     write_json(folder / "samplers.json", record)
     draw_curves(plots, rows, floor, folder / "samplers.png", f"{config.sampling_number} samples of {config.experiment}")
     print(f"training split: {floor:.4g}")
     if record["verdict"]:
         print("dpmpp at {dpmpp_steps} steps against ddpm at {ddpm_steps}: {difference:+.4g} ± {difference_se:.2g}"
-              .format(**record["verdict"]))  # fmt: skip
+              .format(**record["verdict"]))
     print(f"-> {folder / 'samplers.json'}, {folder / 'samplers.png'}")
 
 
@@ -110,7 +109,7 @@ def verdict(rows: list[dict]) -> dict | None:
         return None
     quick, slow = quick[0], max(slow, key=lambda row: row["steps"])
     return {"dpmpp_steps": quick["steps"], "ddpm_steps": slow["steps"], "difference": quick["fid"] - slow["fid"],
-            "difference_se": (quick["fid_se"] ** 2 + slow["fid_se"] ** 2) ** 0.5}  # fmt: skip
+            "difference_se": (quick["fid_se"] ** 2 + slow["fid_se"] ** 2) ** 0.5}
 
 
 def draw_curves(plots, rows: list[dict], floor: float, path: Path, title: str) -> None:
@@ -124,10 +123,10 @@ def draw_curves(plots, rows: list[dict], floor: float, path: Path, title: str) -
 
 
 def _run(argv: list[str]) -> None:
-    command, own = config_module.parse(["--mode", "eval", *argv], PROG, data.SPECS, extra=_flags)
+    command, own = config_module.parse(["--mode", "eval", *argv], PROG, registry.SPECS, extra=_flags)
     if command.config.model == "vae":
         raise CommandError("--model vae has no sampler: diff or vanilla")
-    if data.SPECS[command.config.dataset].kind == "points":
+    if registry.SPECS[command.config.dataset].kind == "points":
         raise CommandError(f"--dataset {command.config.dataset} has points: a classifier takes images")
     if command.config.sampling_number < 2:
         raise CommandError("--sampling_number: a covariance needs two samples or more, thousands to say anything")

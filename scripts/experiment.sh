@@ -36,7 +36,7 @@ chain() {
 
 main() { # a function is read whole, so that this file may change while it runs
     run run.py --mode eval_fid --dry_run "${trained[@]}" # a wrong flag is found now, and not after hours
-    labels=$(PYTHONPATH=$HERE "$PYTHON" -c "import data; print(data.SPECS['$DATASET'].labels)")
+    labels=$(PYTHONPATH=$HERE "$PYTHON" -c "from dataset import registry; print(registry.SPECS['$DATASET'].labels)")
     bash "$scripts/gen_fid.sh"
     folders=()
     name=$TAG

@@ -20,8 +20,8 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import fid
 from config import integer
+from metrics import fid
 from utils import versions, write_json
 
 
@@ -73,7 +73,7 @@ def kernel_row(dims: int) -> dict:
     return {
         "metric": "KID, one subset of 1,000", "reference": "scikit-learn's kernel", "value": ours, "seconds": seconds,
         "reference_seconds": reference_seconds, "relative_difference": abs(ours - theirs) / abs(theirs),
-    }  # fmt: skip
+    }
 
 
 def main(argv: list[str] | None = None) -> None:

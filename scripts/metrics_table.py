@@ -16,7 +16,7 @@ from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.metrics import mutual_info_score, roc_auc_score
 from sklearn.svm import LinearSVC
 
-import disentanglement as dis
+from metrics import disentanglement as dis
 from utils import versions, write_json
 
 SHAPES3D = (10, 10, 10, 8, 4, 15)  # values of the factors of 3D Shapes
@@ -40,7 +40,7 @@ def mixed_factors(rows: int, codes: int = 10) -> tuple[np.ndarray, np.ndarray]:
 
 def row(metric, source, size, reference, agreement, seconds, reference_seconds) -> dict:
     return {"metric": metric, "source": source, "size": size, "reference": reference, "agreement": agreement,
-            "seconds": seconds, "reference_seconds": reference_seconds}  # fmt: skip
+            "seconds": seconds, "reference_seconds": reference_seconds}
 
 
 def dci_rows(rows: int, jobs: int) -> list[dict]:
@@ -69,7 +69,7 @@ def dci_rows(rows: int, jobs: int) -> list[dict]:
             f"importances within {np.abs(ours['importance'] - theirs).max():.0e}", seconds, reference_seconds),
         row("DCI, fast", source, size, "scikit-learn, serial",
             f"D {fast['disentanglement']:.3f}, gbt {dis.disentanglement(theirs):.3f}", fast_seconds, reference_seconds),
-    ]  # fmt: skip
+    ]
 
 
 def auroc_row(rows: int, codes: int, attributes: int) -> dict:
@@ -85,7 +85,7 @@ def auroc_row(rows: int, codes: int, attributes: int) -> dict:
     theirs, reference_seconds = timed(pairs)
     return row("TAD, its AUROCs", "Yeats et al. 2022", f"{rows} x {codes}, {attributes} attributes",
                "scikit-learn roc_auc_score", f"within {np.abs(ours - theirs).max():.0e}", seconds,
-               reference_seconds)  # fmt: skip
+               reference_seconds)
 
 
 def information_rows(rows: int) -> list[dict]:
@@ -112,7 +112,7 @@ def information_rows(rows: int) -> list[dict]:
         ours, seconds = timed(function, codes, factors)
         theirs, reference_seconds = timed(reference)
         found.append(row(metric, source, f"{rows} x 10, 6 factors", "scikit-learn mutual_info_score",
-                         f"within {abs(ours[metric.lower()] - theirs):.0e}", seconds, reference_seconds))  # fmt: skip
+                         f"within {abs(ours[metric.lower()] - theirs):.0e}", seconds, reference_seconds))
     return found
 
 
@@ -135,7 +135,7 @@ def sap_row(rows: int, jobs: int) -> dict:
     theirs, reference_seconds = timed(serial)
     return row("SAP", "Kumar et al. 2018, disentanglement_lib", f"{rows} x 10, 6 factors",
                "scikit-learn LinearSVC (dual), serial", f"within {abs(ours['sap'] - theirs):.0e}", seconds,
-               reference_seconds)  # fmt: skip
+               reference_seconds)
 
 
 def factor_vae_row(rows: int) -> dict:
@@ -148,29 +148,29 @@ def factor_vae_row(rows: int) -> dict:
     _, seconds = timed(dis.factor_vae, codes[:half], factors[:half], codes[half:], factors[half:])
     agreement = f"factors {perfect['factor_vae']:.3f} (1), noise {chance['factor_vae']:.3f} (1/6)"
     return row("FactorVAE", "Kim & Mnih 2018, on a saved sample", f"{rows} x 10, 6 factors", "known values", agreement,
-               seconds, None)  # fmt: skip
+               seconds, None)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3200, help="rows of codes and factors (default: 3200)")
     parser.add_argument("--auroc", type=int, nargs=3, default=(8000, 256, 40), metavar=("N", "L", "K"),
-                        help="rows, codes and attributes of the AUROCs (default: 8000 256 40)")  # fmt: skip
+                        help="rows, codes and attributes of the AUROCs (default: 8000 256 40)")
     parser.add_argument("--jobs", type=int, default=-1, help="processes; -1 is one a core (default: -1)")
     parser.add_argument("--output", default="./results/metrics_table.json", help="file for the numbers "
-                        "(default: ./results/metrics_table.json)")  # fmt: skip
+                        "(default: ./results/metrics_table.json)")
     args = parser.parse_args()
     rows = [*dci_rows(args.rows, args.jobs), auroc_row(*args.auroc), *information_rows(args.rows),
-            sap_row(args.rows, args.jobs), factor_vae_row(args.rows)]  # fmt: skip
+            sap_row(args.rows, args.jobs), factor_vae_row(args.rows)]
     print("| metric | definition | size | agreement | seconds | reference | its seconds | ratio |")
     print("|---|---|---|---|---|---|---|---|")
     for one in rows:
         theirs = one["reference_seconds"]
         end = f"{theirs:.2f} | {one['seconds'] / theirs:.2g} |" if theirs else "| |"
         print(f"| {one['metric']} | {one['source']} | {one['size']} | {one['agreement']} | {one['seconds']:.2f} | "
-              f"{one['reference']} | {end}")  # fmt: skip
+              f"{one['reference']} | {end}")
     write_json(args.output, {"rows": rows, "cores": os.cpu_count(), "load": os.getloadavg()[0],
-                             "versions": {**versions(), "scikit-learn": sklearn.__version__}})  # fmt: skip
+                             "versions": {**versions(), "scikit-learn": sklearn.__version__}})
     print()
     fid_table.main([])
 

@@ -22,8 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config import integer
-from noise import Noise
-from priors import bandwidth, mmd
+from regularisers import bandwidth, mmd
+from rng import Rng
 from utils import versions, write_json
 
 SCALE, SHIFT = 1.3, 0.3
@@ -37,8 +37,8 @@ def over_batches(dims: int, width: float, batches: int, size: int, scale: float,
     """MMD of `scale` e + `shift`, e ~ N(0, I), against N(0, I): value, gradient's norm and pull of each batch."""
     values, norms, pulls = [], [], []
     for batch in range(batches):
-        noise = Noise(0, torch.arange(size), step=batch)
-        standard, prior = noise.normal("q", dims), noise.normal("prior", dims)
+        rng = Rng(0, torch.arange(size), step=batch)
+        standard, prior = rng.normal("q", dims), rng.normal("prior", dims)
         q = (scale * standard + shift).requires_grad_()
         value = mmd(q, prior, width)
         (gradient,) = torch.autograd.grad(value, q)
@@ -61,7 +61,7 @@ def rows_of(dims: int, kernel: str, batches: int, size: int) -> list[dict]:
             "kernel": kernel, "dims": dims, "bandwidth": width, "q": q, "mmd": mean, "mmd_se": se, "mmd_null": null,
             "mmd_null_se": null_se, "separation": (mean - null) / (se**2 + null_se**2) ** 0.5,
             "gradient": found["norm"].mean().item(), "pull": pull, "pull_se": pull_se,
-        })  # fmt: skip
+        })
     return rows
 
 
@@ -73,14 +73,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", default="./results/mmd_table.json", help="file for the numbers")
     args = parser.parse_args(argv)
     rows = [row for dims in args.dims for kernel in ("scaled", "published")
-            for row in rows_of(dims, kernel, args.batches, args.batch_size)]  # fmt: skip
+            for row in rows_of(dims, kernel, args.batches, args.batch_size)]
     print("| dims | kernel | bandwidth | q | MMD | separation, SE | gradient | pull |")
     print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         print("| {dims} | {kernel} | {bandwidth:g} | {q} | {mmd:.3g} | {separation:.1f} | {gradient:.2g} | "
-              "{pull:.2g} ± {pull_se:.1g} |".format(**row))  # fmt: skip
+              "{pull:.2g} ± {pull_se:.1g} |".format(**row))
     write_json(args.output, {"rows": rows, "batches": args.batches, "batch_size": args.batch_size,
-                             "versions": versions()})  # fmt: skip
+                             "versions": versions()})
     return 0
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import config as config_module
-import curves
 import plots
+from modes.mutual_info import information_table
+from modes.nll import bounds_table
 from utils import CommandError, atomic, read_json
 
 ESTIMATES = {"difference": "difference", "orthogonal": "orthogonal", "I_q": "iq", "rate": "rate"}
@@ -55,8 +56,8 @@ def draw_bounds(records: list[dict], output: Path) -> None:
         name = record["config"].experiment
         shapes |= {f"{name}, {branch}": curve for branch, curve in record["curves"].items()}
         rows, names = rows + record["entries"], names + [name] * len(record["entries"])
-    curves.errors(shapes, output / "errors.png", "denoising error")
-    write_text(output / "bounds.md", curves.bounds_table(rows, names))
+    plots.error_curves(shapes, output / "errors.png", "denoising error")
+    write_text(output / "bounds.md", bounds_table(rows, names))
 
 
 def draw_training(records: list[dict], output: Path) -> None:
@@ -79,7 +80,7 @@ def draw_training(records: list[dict], output: Path) -> None:
 
 def draw_information(records: list[dict], output: Path, by: str | None) -> None:
     """Every estimate of I(x; z), an experiment a place on the axis; noisy latents as curves over tau besides."""
-    parts = [f"## {record['config'].experiment}\n\n{curves.information_table(record)}" for record in records]
+    parts = [f"## {record['config'].experiment}\n\n{information_table(record)}" for record in records]
     write_text(output / "information.md", "\n\n".join(parts))
     if by:
         records = sorted(records, key=lambda record: getattr(record["config"], by))
@@ -87,11 +88,11 @@ def draw_information(records: list[dict], output: Path, by: str | None) -> None:
     series = {}
     for label, key in ESTIMATES.items():
         known = [(place, record[f"{key}_nats"], record[f"{key}_se"])
-                 for place, record in zip(places, records, strict=True) if f"{key}_nats" in record]  # fmt: skip
+                 for place, record in zip(places, records, strict=True) if f"{key}_nats" in record]
         if known:
             series[label] = tuple(zip(*known, strict=True))
     plots.lines(series, output / "information.png", "I(x; z)", by or "experiment, as listed in information.md", "nats",
-                logx=bool(by) and min(places) > 0)  # fmt: skip
+                logx=bool(by) and min(places) > 0)
     noisy = {}
     for record in filter(lambda record: record["over_tau"], records):
         taus = [part["tau"] for part in record["over_tau"]]
@@ -100,7 +101,7 @@ def draw_information(records: list[dict], output: Path, by: str | None) -> None:
             noisy[f"{record['config'].experiment}, {label}"] = (taus, values, errors)
     if noisy:
         plots.lines(noisy, output / "information_tau.png", "I(x; z + tau noise)", "tau, in deviations of z", "nats",
-                    logx=True)  # fmt: skip
+                    logx=True)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("results", nargs="+", help="result files, or folders that hold them")
     parser.add_argument("--output", type=Path, default=Path("figures"), help="folder of the figures (default: figures)")
     parser.add_argument("--by", choices=config_module.names_of("model"), metavar="FLAG",
-                        help="numeric flag of the model to draw information.png over, e.g. mmd_weight")  # fmt: skip
+                        help="numeric flag of the model to draw information.png over, e.g. mmd_weight")
     args = parser.parse_args(argv)
     try:
         records = gather(args.results)

@@ -77,7 +77,7 @@ def information_values(record: dict) -> Iterator[Value]:
 READERS = {
     "fid.json": fid_values, "latent_quality.json": quality_values, "classification.json": classification_values,
     "disentanglement.json": disentanglement_values, "nll.json": nll_values, "mutual_info.json": information_values,
-}  # fmt: skip
+}
 
 
 def read_run(folder: Path) -> dict[str, Value]:
@@ -109,7 +109,7 @@ def summarise(folders: list[Path]) -> dict[str, dict]:
     for folder in folders:
         groups.setdefault(experiment_of(folder), {})[folder] = read_run(folder)
     return {name: {"runs": [str(folder) for folder in runs], "measures": over_runs(list(runs.values()))}
-            for name, runs in groups.items()}  # fmt: skip
+            for name, runs in groups.items()}
 
 
 def over_runs(runs: list[dict[str, Value]]) -> dict[str, dict]:
@@ -120,7 +120,7 @@ def over_runs(runs: list[dict[str, Value]]) -> dict[str, dict]:
         several = len(values) > 1
         measures[measure] = {"values": numbers.tolist(), "mean": float(numbers.mean()),
                              "sd": float(numbers.std(ddof=1)) if several else None,
-                             "se": None if several else values[0].se}  # fmt: skip
+                             "se": None if several else values[0].se}
     return measures
 
 
@@ -135,7 +135,7 @@ def cell(measured: dict | None) -> str:
 def table(summary: dict[str, dict]) -> str:
     """Markdown: a row a measure, a column an experiment."""
     heads = [f"{name} ({len(group['runs'])} run{'s' if len(group['runs']) > 1 else ''})"
-             for name, group in summary.items()]  # fmt: skip
+             for name, group in summary.items()]
     lines = [f"| measure | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for measure in dict.fromkeys(name for group in summary.values() for name in group["measures"]):
         cells = (cell(group["measures"].get(measure)) for group in summary.values())
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="results/EXP", help="result folders of experiments")
     parser.add_argument("--output", type=Path, default=Path("results/summary"), metavar="PATH",
-                        help="files to write, without .md and .json (default: results/summary)")  # fmt: skip
+                        help="files to write, without .md and .json (default: results/summary)")
     args = parser.parse_args(argv)
     try:
         summary = summarise(list(dict.fromkeys(args.folders)))

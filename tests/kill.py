@@ -24,9 +24,9 @@ import tiny
 import torch
 import torch._dynamo  # the optimisers want it; imported before the fork, once
 
-import evaluation  # noqa: F401
 import run
 import training  # noqa: F401
+from modes import samples  # noqa: F401
 
 TRAIN = (
     "--model diff --mode train --dataset line --device cpu --a_dim 2 --kld_weight 0.1 --z_dropout 0.1 --unets_channels "
@@ -143,7 +143,7 @@ def kill(root: Path, kills: int = 20, seed: int = 0) -> dict:
         kind = number % 3
         child = start(cut, words, dawdle=0.1 if kind == 0 else 0)
         moment = writing(cut, generator.randrange(4)) if kind == 0 else after(
-            generator.uniform(0, 1 if kind == 1 else length / 4))  # fmt: skip
+            generator.uniform(0, 1 if kind == 1 else length / 4))
         kill_when(child, moment)
         reached.append(steps_done(cut))
     finish(cut, words)
@@ -175,7 +175,7 @@ def signals(root: Path) -> dict:
         time.sleep(0.2)
     return {"identical": identical, "statuses": statuses, "steps": reached, "second": wait(child),
             "second_seconds": time.monotonic() - began,
-            "said": (cut / "output.txt").read_text().count("the same command goes on")}  # fmt: skip
+            "said": (cut / "output.txt").read_text().count("the same command goes on")}
 
 
 def images(root: Path) -> dict:
@@ -192,7 +192,7 @@ def images(root: Path) -> dict:
     finish(cut, IMAGES + " --r_seed 5 --sampling_number 8")
     other = read_images(cut)
     return {"identical": identical, "halfway": len(halfway), "others": sorted(other),
-            "mixed": len(set(other.values()) & set(halfway.values()))}  # fmt: skip
+            "mixed": len(set(other.values()) & set(halfway.values()))}
 
 
 def read_images(root: Path) -> dict[str, bytes]:

@@ -23,10 +23,10 @@ import eval_disentanglement
 import gen_fid_stats
 import run
 import train_classifier
-from image_files import _DSPRITES_FILE
+from dataset.files import _DSPRITES_FILE
 
 PROGRAMS = {"calc_fid": calc_fid, "gen_fid_stats": gen_fid_stats, "train_classifier": train_classifier,
-            "eval_disentanglement": eval_disentanglement, "run": run}  # fmt: skip
+            "eval_disentanglement": eval_disentanglement, "run": run}
 TINY = tiny.SMALL
 EXP = "digits_2d_0.1mmd_4steps_4unet_4enc"
 
@@ -85,7 +85,7 @@ def make_checkpoints() -> None:
     torch.save({**record, "kind": "classifier"}, broken["kind"])
     torch.save({"format": 1, "kind": "diff"}, broken["nothing"])
     torch.save({**record, "config": {**record["config"], "tag": "fit"},
-                "ema": {**record["ema"], "extra": torch.zeros(1)}}, broken["fit"])  # fmt: skip
+                "ema": {**record["ema"], "extra": torch.zeros(1)}}, broken["fit"])
     broken["latents"].rename(broken["latents"].with_name("last.pth"))
     torch.save({**record, "kind": "latent"}, broken["latents"].with_name("last.pth"))
     broken["abc"].rename(broken["abc"].with_name("model-abc.pth"))
@@ -261,7 +261,7 @@ RUN_FLAGS = [  # after `run`
     ("--device gpu", "--device gpu"),
     ("--device meta", "--device meta"),
     ("--device cuda:99", "--device cuda:99"),
-]  # fmt: skip
+]
 
 RUN_SIZES = [
     ("--dataset digits --input_size 9", "--input_size 9"),
@@ -274,7 +274,7 @@ RUN_SIZES = [
     ("--dataset line --loss itd --logsnr_loc 900", "--logsnr_loc"),
     ("--dataset digits --batch_size 1 --tag one", "--batch_size 1"),
     ("--dataset digits --input_size 12 --unets_channels 5 --batch_size 1 --kld_weight 1", "--batch_size 1"),
-]  # fmt: skip
+]
 
 RUN_DATA = [
     ("--dataset celeba --data_dir data/none", "list_attr_celeba.txt"),
@@ -305,7 +305,7 @@ RUN_DATA = [
     ("--dataset folder --data_dir pictures/labels", "labels.csv"),
     ("--dataset folder --data_dir pictures/labels-words", "labels.csv"),
     ("--dataset folder --data_dir pictures/nan", ".tif"),
-]  # fmt: skip
+]
 
 RUN_PLACES = [
     ("--dataset line --model_folder a-file", "a-file"),
@@ -326,7 +326,7 @@ RUN_PLACES = [
     ("--mode interpolate --img_folder /proc/nowhere", "/proc/nowhere"),
     ("--mode plot_latent --img_folder a-file", "a-file"),
     ("--mode nll --model vanilla --result_folder a-file", "a-file"),
-]  # fmt: skip
+]
 
 RUN_CHECKPOINTS = [
     ("--mode eval --tag none", "--mode train"),
@@ -372,7 +372,7 @@ RUN_CHECKPOINTS = [
     ("--model vanilla --denoiser iddpm --init_from weights/list.pt", "list.pt"),
     ("--model vanilla --denoiser iddpm --init_from weights/names.pt", "names.pt"),
     ("--model vanilla --denoiser iddpm --init_from a-file", "a-file"),
-]  # fmt: skip
+]
 
 PROGRAM_LINES = [
     ("gen_fid_stats digits", "FOLDER"),
@@ -418,15 +418,15 @@ PROGRAM_LINES = [
     ("train_classifier --images --dataset line", "line"),
     ("train_classifier --images --device gpu", "--device gpu"),
     ("train_classifier --inputs colour", "--inputs"),
-]  # fmt: skip
+]
 
 TABLE = (
     [f"run {words}" for words, _ in RUN_FLAGS] + [f"run {TINY} {words}" for words, _ in RUN_SIZES]
     + [f"run {TINY} {words}" for words, _ in RUN_DATA] + [f"run {TINY} {words}" for words, _ in RUN_PLACES]
     + [f"run {TINY} {words}" for words, _ in RUN_CHECKPOINTS] + [words for words, _ in PROGRAM_LINES]
-)  # fmt: skip
+)
 CULPRITS = [culprit for part in (RUN_FLAGS, RUN_SIZES, RUN_DATA, RUN_PLACES, RUN_CHECKPOINTS, PROGRAM_LINES)
-            for _, culprit in part]  # fmt: skip
+            for _, culprit in part]
 
 
 def listing(folder: Path) -> dict[str, tuple]:
@@ -435,7 +435,7 @@ def listing(folder: Path) -> dict[str, tuple]:
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
         found[str(path.relative_to(folder))] = (status.st_size if path.is_file() else None, status.st_mtime_ns
-                                                if path.is_file() else None)  # fmt: skip
+                                                if path.is_file() else None)
     return found
 
 

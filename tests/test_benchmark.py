@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import data
 from config import Config
+from dataset import registry
 from models import build_denoiser, build_encoder, multipliers, parameter_count
 from utils import read_json
 
@@ -25,7 +25,7 @@ def _work(network, *inputs) -> int:
 
 def _ours(config: Config, shape, levels):
     """(parameters, FLOPs an image) of denoiser and encoder."""
-    width, z_dim = data.SPECS[config.dataset].width, config.a_dim if config.model == "diff" else 0
+    width, z_dim = registry.SPECS[config.dataset].width, config.a_dim if config.model == "diff" else 0
     x, logsnr = torch.zeros(1, *shape), torch.zeros(1)
     network = build_denoiser(config, shape, width, levels, z_dim)
     z = torch.zeros(1, z_dim) if z_dim else None
@@ -38,10 +38,10 @@ def _ours(config: Config, shape, levels):
 
 @pytest.mark.parametrize("size", ["fmnist", pytest.param("cifar10", marks=SLOW), pytest.param("celeba", marks=SLOW)])
 @pytest.mark.parametrize(("model", "rival"), [("vanilla", "diffusers"), ("diff", "diffusers"),
-                                              ("vanilla", "denoising_diffusion_pytorch")])  # fmt: skip
+                                              ("vanilla", "denoising_diffusion_pytorch")])
 def test_rivals_have_our_parameters_and_our_work_within_a_tenth(size, model, rival):
     pytest.importorskip(rival)
-    config, spec = Config(model=model, dataset=size), data.SPECS[size]
+    config, spec = Config(model=model, dataset=size), registry.SPECS[size]
     shape, levels = (spec.channels, spec.size, spec.size), multipliers(Config(model=model), spec.size, spec.depth)
     parameters, work = _ours(config, shape, levels)
     if rival == "diffusers":
@@ -57,7 +57,7 @@ def test_rivals_have_our_parameters_and_our_work_within_a_tenth(size, model, riv
 def test_one_run_leaves_every_figure_and_says_what_is_not_installed(in_tmp, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
     status = benchmark.main(["--sizes", "digits", "--precisions", "fp32", "--batch_size", "2", "--repeats", "1",
-                             "--seconds", "0.01", "--device", "cpu"])  # fmt: skip
+                             "--seconds", "0.01", "--device", "cpu"])
     record = read_json("results/benchmark.json")
     assert status == 0
     assert [row["network"] for row in record["networks"]] == ["ours", "ours"]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import data
 import eval_disentanglement
 import train_classifier
 from config import MODES, Config, build_parser, folder, parse, refuse_other_run, to_dict, trained
+from dataset import registry
 from utils import CommandError
 
 # Command line (after `python run.py`) and its experiment string
@@ -32,7 +32,7 @@ PUBLISHED = {
     "--prior regular --r_seed 64": "vae/celeba_32d_0.1mmd",
     "--model vanilla --mode train --a_dim 256 --epochs 50 --dataset celeba --batch_size 128 --save_epochs 10 --prior "
     "regular --r_seed 64": "vanilla/celeba",
-}  # fmt: skip
+}
 DISENTANGLEMENT = (
     "--model diff --a_dim 256 --mmd_weight 0.1 --epochs 50 --dataset celeba --sampling_number 16 --deterministic "
     "--prior regular --r_seed 64"
@@ -40,7 +40,7 @@ DISENTANGLEMENT = (
 
 
 def command(words, **options):
-    return parse(words.split(), "run.py", data.SPECS, **options)
+    return parse(words.split(), "run.py", registry.SPECS, **options)
 
 
 def config(words=""):
@@ -94,7 +94,7 @@ def test_published_defaults():
         "is_bottleneck": False, "disent_metric": "dci", "loss": "simple", "schedule": "linear",
         "conditioning": "adanorm", "mmd_kernel": "scaled", "z_dropout": 0.0, "precision": "auto", "resume": True,
         "save_minutes": 10.0,
-    }  # fmt: skip
+    }
     assert {name: getattr(config(), name) for name in expected} == expected
 
 
@@ -113,7 +113,7 @@ def test_published_defaults():
     ("--loss itd --conditioning crossattn --tag b", "digits_32d_0.1mmd_crossattn_itd_b"),
     ("--model vanilla --loss itd --a_dim 7", "vanilla/digits_itd"),
     ("--model vae --kld_weight 1 --mmd_weight 0", "vae/digits_32d_1kld"),
-])  # fmt: skip
+])
 def test_experiment_strings(words, name):
     made = config(words)
     assert made.experiment == name
@@ -125,7 +125,7 @@ OTHER = {
     "logsnr_loc": 1.0, "logsnr_scale": 2.0, "logsnr_clip": 4.0, "schedule": "cosine", "beta1": 0.0001, "betaT": 0.02,
     "diffusion_steps": 100, "denoiser": "mlp", "input_size": 16, "input_channels": 3, "unets_channels": 48,
     "encoder_channels": 48, "tag": "b",
-}  # fmt: skip
+}
 
 
 def test_two_models_never_share_a_folder():
@@ -136,7 +136,7 @@ def test_two_models_never_share_a_folder():
     names = [replace(plain, **{name: value}).experiment for name, value in OTHER.items()]
     with_kl = replace(plain, kld_weight=1.0)
     names += [with_kl.experiment, replace(with_kl, use_C=True).experiment,
-              replace(with_kl, use_C=True, C_max=5.0).experiment, plain.experiment]  # fmt: skip
+              replace(with_kl, use_C=True, C_max=5.0).experiment, plain.experiment]
     assert len(set(names)) == len(names)
 
 
@@ -146,7 +146,7 @@ def test_training_and_run_flags_leave_the_name_alone():
 
 
 def test_sizes_typed_by_hand_that_are_the_datas_own_are_no_other_experiment():
-    spec = data.SPECS["digits"]
+    spec = registry.SPECS["digits"]
     words = f"--input_size {spec.size} --input_channels 1 --unets_channels {spec.width} --encoder_channels {spec.width}"
     assert config(words + " --denoiser unet") == config()
     assert config("--input_size 16").experiment != config().experiment
@@ -214,7 +214,7 @@ def test_resuming_can_be_turned_off():
     ("--split_step 2000", "--split_step"), ("--tag a/b", "--tag"), ("--tag ../x", "--tag"), ("--save_minutes 0",
                                                                                             "--save_minutes"),
     ("--epochs", "--epochs"), ("stray", "stray"), ("--s 5", "--s"),
-])  # fmt: skip
+])
 def test_wrong_flags_are_one_line_that_names_them(words, culprit):
     with pytest.raises(CommandError) as caught:
         config(words)
@@ -244,7 +244,7 @@ def test_a_flag_that_contradicts_the_checkpoint_is_refused_by_name():
 
 
 @pytest.mark.parametrize("words", ["--learning_rate 1e-3", "--r_seed 1", "--batch_size 8", "--dropout 0.2",
-                                   "--optimizer adam", "--precision bf16", "--ema_decay 0.9"])  # fmt: skip
+                                   "--optimizer adam", "--precision bf16", "--ema_decay 0.9"])
 def test_another_way_of_training_is_refused_by_name(words):
     stored = to_dict(config())
     with pytest.raises(CommandError) as caught:

@@ -17,7 +17,7 @@ from diffusion import (
     predict_x,
     proposal_for,
 )
-from noise import Noise
+from rng import Rng
 from utils import CommandError
 
 SCHEDULES = {"linear": linear_schedule(1e-5, 1e-2, 1000), "cosine": cosine_schedule(1000)}
@@ -83,9 +83,9 @@ def test_the_channel_keeps_the_variance_and_has_its_log_snr():
     x, eps, a = normal(4, 3, 2), normal(4, 3, 2, seed=1), torch.tensor([-6.0, -1.0, 2.0, 8.0])
     zeros = torch.zeros_like(x)
     signal = (diffuse(x, a, zeros) / x).flatten(1)[:, 0].double()
-    noise = (diffuse(zeros, a, eps) / eps).flatten(1)[:, 0].double()
-    assert torch.allclose(signal**2 + noise**2, torch.ones(4).double(), atol=1e-6)
-    assert torch.allclose(2 * (signal.log() - noise.log()), a.double(), atol=1e-5)
+    rng = (diffuse(zeros, a, eps) / eps).flatten(1)[:, 0].double()
+    assert torch.allclose(signal**2 + rng**2, torch.ones(4).double(), atol=1e-6)
+    assert torch.allclose(2 * (signal.log() - rng.log()), a.double(), atol=1e-5)
 
 
 def test_the_clean_image_undoes_the_channel():
@@ -139,8 +139,8 @@ def test_the_reference_denoises_like_the_ideal_denoiser(correlated):
 def test_the_references_error_is_its_mmse(correlated):
     gaussian = Gaussian(correlated.means[0], correlated.variances[0], correlated.basis[0])
     x, a = correlated.sample(20_000, seed=4), 1.5
-    noise = Noise(0, torch.arange(len(x)))
-    eps, level = noise.normal("eps", 6), torch.full((len(x),), a)
+    rng = Rng(0, torch.arange(len(x)))
+    eps, level = rng.normal("eps", 6), torch.full((len(x),), a)
     error = (eps - gaussian.denoise(diffuse(x, level, eps), level)).square().sum(1)
     expected = gaussian.mmse(torch.tensor([a])).item()
     assert abs(error.mean().item() - expected) < 4 * error.std().item() / math.sqrt(len(x))
@@ -161,7 +161,7 @@ def test_the_spectrum_sets_centre_and_scale_of_the_log_snr():
 @pytest.mark.parametrize("proposal", [
     LogSNRProposal(0.0, 1.0, -8.0, 8.0), LogSNRProposal(6.0, 3.0, -9.0, 25.0), LogSNRProposal(2.0, 0.01, -8.0, 12.0),
     LogSNRProposal(1.0, 2.0, -5.0, 11.0, uniform=0.3),
-])  # fmt: skip
+])
 def test_proposal_weights_integrate_known_functions(proposal):
     """Midpoints of equal strata make the average an integral over the unit interval."""
     a, weight = proposal.draw((torch.arange(200_000).double() + 0.5) / 200_000)
@@ -192,8 +192,8 @@ def test_a_centre_outside_the_range_is_refused():
 
 def losses(objective, denoiser, x, seed=0):
     """One (log-SNR, eps) a sample, as in training. [B]"""
-    noise = Noise(seed, torch.arange(len(x)))
-    logsnr, eps = objective.draw(noise.spread("logsnr")), noise.normal("eps", *x.shape[1:])
+    rng = Rng(seed, torch.arange(len(x)))
+    logsnr, eps = objective.draw(rng.spread("logsnr")), rng.normal("eps", *x.shape[1:])
     noisy = diffuse(x, logsnr, eps)
     return objective.loss(x, noisy, logsnr, eps, denoiser(noisy, logsnr))
 

@@ -33,12 +33,12 @@ print(first, second)
 @pytest.mark.parametrize("limit", [
     pytest.param(0, marks=pytest.mark.slow),
     5_000,  # in the middle of a checkpoint
-])  # fmt: skip
+])
 def test_a_full_disk_leaves_the_checkpoint_from_before(tmp_path, limit):
     place = tmp_path / "place"
     place.mkdir()
     done = subprocess.run([sys.executable, "-c", PROGRAM, TRAIN, str(limit)], cwd=place, capture_output=True, text=True,
-                          timeout=300, env={"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"})  # fmt: skip
+                          timeout=300, env={"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"})
     assert done.stdout.splitlines()[-1] == "0 2", done.stderr
     said = done.stderr.split("LIMIT\n")[1].replace("\r", "\n").splitlines()
     told = [line for line in said if line and "img/s" not in line]  # all but the progress bar

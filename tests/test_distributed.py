@@ -29,9 +29,9 @@ POINTS = (
 def launch(words: str, folder: Path, processes: int = 2) -> subprocess.Popen:
     """torchrun run.py with the words, in `folder`."""
     order = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
-             str(HERE / "run.py"), *words.split()]  # fmt: skip
+             str(HERE / "run.py"), *words.split()]
     return subprocess.Popen(order, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+                            env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def torchrun(words: str, folder: Path, processes: int = 2) -> tuple[int, str, str]:
@@ -84,7 +84,7 @@ def test_two_processes_train_what_one_trains(tmp_path, monkeypatch):
 def test_two_processes_train_every_model_on_images(tmp_path, monkeypatch, model):
     one, two = folders(tmp_path)
     words = (f"--mode train --model {model} --dataset digits {tiny.SMALL} --kld_weight 0.1 --dropout 0 --max_steps 5 "
-             "--batch_size 16 --sampling_number 2 --lr_schedule constant --learning_rate 1e-3")  # fmt: skip
+             "--batch_size 16 --sampling_number 2 --lr_schedule constant --learning_rate 1e-3")
     alone(words, one, monkeypatch)
     status, _, err = torchrun(words, two)
     assert status == 0, err

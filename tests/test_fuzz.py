@@ -7,17 +7,17 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import data
 import eval_disentanglement
 import run
 import train_classifier
 from config import MODES, Config, folder, parse, to_dict
+from dataset import registry
 from utils import CommandError
 
 FIELDS = {item.name: item for item in fields(Config)}
 NUMBERS = st.one_of(
     st.integers(-3, 12), st.integers(), st.floats(), st.sampled_from(["1e400", "-0", "1_0", "0x10", "٣", "1e-320", ""])
-).map(str)  # fmt: skip
+).map(str)
 TEXTS = st.one_of(NUMBERS, st.text(max_size=12), st.sampled_from(["..", "/", "-", "--", "a b", "None", "=", "%s"]))
 
 
@@ -27,7 +27,7 @@ def values(name: str):
     choices = [st.sampled_from(list(map(str, options["choices"])))] if "choices" in options else []
     numbers = [NUMBERS] if "type" in options else []
     if name == "dataset":
-        choices = [st.sampled_from(list(data.SPECS))]
+        choices = [st.sampled_from(list(registry.SPECS))]
     return st.one_of(*choices, *numbers, TEXTS)
 
 
@@ -38,7 +38,7 @@ def flags(draw) -> list[str]:
         words.append(f"--{name}")
         if not isinstance(FIELDS[name].default, bool) and draw(st.integers(0, 9)):
             words += [draw(values(name)) for _ in range(draw(st.integers(1, 2)) if "nargs" in
-                                                        FIELDS[name].metadata["options"] else 1)]  # fmt: skip
+                                                        FIELDS[name].metadata["options"] else 1)]
     if draw(st.booleans()):
         words += ["--mode", draw(st.sampled_from(MODES))]
     return words
@@ -58,7 +58,7 @@ def check_config(config: Config) -> None:
 @given(flags())
 def test_any_flags_are_a_config_or_one_line(words):
     try:
-        command = parse(words, "run.py", data.SPECS)
+        command = parse(words, "run.py", registry.SPECS)
     except CommandError as error:
         assert str(error).strip()
         return
@@ -72,7 +72,7 @@ def test_any_words_end_in_status_2_or_a_config(words):
     if {"-h", "--help"} & set(words):
         return
     try:
-        parse(words, "run.py", data.SPECS)
+        parse(words, "run.py", registry.SPECS)
     except CommandError:
         assert run.main(words) == 2
 
@@ -82,7 +82,7 @@ def test_any_words_end_in_status_2_or_a_config(words):
 def test_the_programs_that_share_the_flags_take_them_alike(words):
     for program in (train_classifier, eval_disentanglement):
         try:
-            command, own = parse(words, program.PROG, data.SPECS, extra=program._flags)
+            command, own = parse(words, program.PROG, registry.SPECS, extra=program._flags)
         except CommandError:
             continue
         check_config(command.config)

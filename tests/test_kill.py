@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 def interrupt(*words) -> dict:
     """What tests/kill.py prints: in a process without threads, since it forks."""
     done = subprocess.run([sys.executable, "kill.py", *map(str, words)], cwd=HERE, capture_output=True, text=True,
-                          timeout=1500, env={"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"})  # fmt: skip
+                          timeout=1500, env={"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

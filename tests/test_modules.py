@@ -72,7 +72,7 @@ def test_a_bottleneck_lets_z_act_in_the_middle_only(conditioning):
 @pytest.mark.parametrize("make", [
     lambda: unet(), lambda: unet(conditioning="crossattn"), lambda: PointMLP(2, 16, 3), lambda: LatentMLP(3),
     lambda: Encoder(1, 8, 4, 8, (1, 2), 0.1),
-], ids=["unet", "crossattn", "points", "latents", "encoder"])  # fmt: skip
+], ids=["unet", "crossattn", "points", "latents", "encoder"])
 def test_a_sample_does_not_depend_on_the_batch(make):
     network = awake(make())
     shape = {PointMLP: (2,), LatentMLP: (3,)}.get(type(network), (1, 8, 8))
@@ -89,7 +89,7 @@ def test_a_sample_does_not_depend_on_the_batch(make):
 
 @pytest.mark.parametrize("make", [
     lambda: unet(null=True), lambda: unet(null=True, conditioning="crossattn"), lambda: PointMLP(2, 16, 3, null=True),
-], ids=["adanorm", "crossattn", "points"])  # fmt: skip
+], ids=["adanorm", "crossattn", "points"])
 def test_a_dropped_z_is_the_same_as_none(make):
     network = awake(make())
     x, a, z = normal(4, *((2,) if isinstance(network, PointMLP) else (1, 8, 8))), torch.zeros(4), normal(4, 3)

@@ -74,7 +74,7 @@ def mistake(words, capsys):
     ("--device cuda:99", "--device"), ("--device tpu", "--device"),
     ("--dataset celeba --data_dir nowhere", "nowhere"), ("--input_size 6", "--input_size 6"),
     ("--mode eval", EXP), ("--mode eval --epochs 3", "model-3.pth"), ("--model_folder blocked", "blocked"),
-])  # fmt: skip
+])
 def test_a_mistake_is_one_line_with_nothing_written(words, culprit, in_tmp, capsys):
     Path("blocked").write_text("")
     assert culprit in mistake(words, capsys)

@@ -8,7 +8,7 @@ import torch
 from oracles import FiniteSetDenoiser, GaussianDenoiser, MixtureDenoiser
 
 from diffusion import linear_schedule
-from noise import Noise
+from rng import Rng
 from sampling import ddim, ddim_invert, ddpm, dpmpp, generate, guided, sample, switch
 
 T = 60
@@ -29,7 +29,7 @@ class Counting:
 
 
 def start(count=16, shape=(3,), seed=0):
-    return Noise(seed, torch.arange(count)).normal("x_T", *shape)
+    return Rng(seed, torch.arange(count)).normal("x_T", *shape)
 
 
 def error(x, expected):
@@ -58,14 +58,14 @@ def walk(scheduler, x, levels_of, **options):
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 def test_ddim_pairs_the_noise_at_t_with_abar_at_t(diffusers, steps, eta):
     scheduler = diffusers.DDIMScheduler(num_train_timesteps=T, trained_betas=SCHEDULE.betas.numpy(),
-                                        clip_sample=False, set_alpha_to_one=True)  # fmt: skip
+                                        clip_sample=False, set_alpha_to_one=True)
     scheduler.alphas_cumprod = torch.sigmoid(SCHEDULE.logsnr_table)
     scheduler.set_timesteps(steps)
     grid = torch.cat([SCHEDULE.logsnr_table[scheduler.timesteps], torch.tensor([math.inf])])
-    noise, x = Noise(0, torch.arange(16)), start().double()
-    drawn = {"eta": lambda i: eta, "variance_noise": lambda i: noise.at(i + 1).normal("sampler", 3)}
+    rng, x = Rng(0, torch.arange(16)), start().double()
+    drawn = {"eta": lambda i: eta, "variance_noise": lambda i: rng.at(i + 1).normal("sampler", 3)}
     theirs = walk(scheduler, x, lambda i, t: SCHEDULE.logsnr_table[t].item(), **(drawn if eta else {}))
-    assert error(ddim(MIXTURE, x, grid, eta=eta, noise=noise), theirs) < 1e-4
+    assert error(ddim(MIXTURE, x, grid, eta=eta, rng=rng), theirs) < 1e-4
 
 
 def test_ddpm_agrees_with_diffusers(diffusers, monkeypatch):
@@ -74,11 +74,11 @@ def test_ddpm_agrees_with_diffusers(diffusers, monkeypatch):
     scheduler = diffusers.DDPMScheduler(num_train_timesteps=T, trained_betas=SCHEDULE.betas.numpy(), clip_sample=False)
     scheduler.alphas_cumprod = torch.sigmoid(SCHEDULE.logsnr_table)
     scheduler.set_timesteps(T)
-    noise, x = Noise(0, torch.arange(16)), start().double()
-    drawn = iter(noise.at(i + 1).normal("sampler", 3).double() for i in range(T))
+    rng, x = Rng(0, torch.arange(16)), start().double()
+    drawn = iter(rng.at(i + 1).normal("sampler", 3).double() for i in range(T))
     monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: next(drawn))
     theirs = walk(scheduler, x, lambda i, t: SCHEDULE.logsnr_table[t].item())
-    assert error(ddpm(MIXTURE, x, SCHEDULE.grid(T), noise=noise), theirs) < 1e-4
+    assert error(ddpm(MIXTURE, x, SCHEDULE.grid(T), rng=rng), theirs) < 1e-4
 
 
 @pytest.mark.parametrize("steps", [5, 20])
@@ -86,7 +86,7 @@ def test_dpm_solver_agrees_with_diffusers(diffusers, steps):
     scheduler = diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=T, trained_betas=SCHEDULE.betas.numpy(), algorithm_type="dpmsolver++", solver_order=2,
         solver_type="midpoint", final_sigmas_type="zero", timestep_spacing="linspace",
-    )  # fmt: skip
+    )
     scheduler.set_timesteps(steps)
     grid = -2 * scheduler.sigmas.double().log()  # sigma is noise over signal; the last is 0
     theirs = walk(scheduler, start().double(), lambda i, t: grid[i].item())
@@ -101,7 +101,7 @@ def test_dpm_solver_agrees_with_diffusers(diffusers, steps):
 def test_every_sampler_draws_from_the_law_of_its_denoiser(name):
     gaussian = GaussianDenoiser([1.0, -0.5], torch.tensor([[0.5, 0.2], [0.2, 0.3]]))
     schedule = linear_schedule(1e-4, 0.1, 200)
-    x = sample(name, gaussian, Noise(0, torch.arange(4000)), (2,), schedule.grid(200)).double()
+    x = sample(name, gaussian, Rng(0, torch.arange(4000)), (2,), schedule.grid(200)).double()
     assert (x.mean(0) - gaussian.means[0]).abs().max() < 0.05
     assert (torch.cov(x.T) - gaussian.covariances[0]).abs().max() < 0.04
 
@@ -109,7 +109,7 @@ def test_every_sampler_draws_from_the_law_of_its_denoiser(name):
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp"])
 def test_samples_of_a_finite_set_are_its_points(name):
     points = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, -1.0]])
-    x = sample(name, FiniteSetDenoiser(points), Noise(0, torch.arange(600)), (2,), SCHEDULE.grid(40))
+    x = sample(name, FiniteSetDenoiser(points), Rng(0, torch.arange(600)), (2,), SCHEDULE.grid(40))
     distance, nearest = torch.cdist(x, points).min(1)
     assert distance.max() < 0.02
     assert (torch.bincount(nearest, minlength=3) / 600 - 1 / 3).abs().max() < 0.12
@@ -173,7 +173,7 @@ def test_the_inverse_of_noise_is_about_standard_normal():
 def test_a_sampler_calls_its_denoiser_once_a_step_and_never_on_clean_data(name, steps):
     counting, ticks = Counting(), []
     grid = SCHEDULE.grid(steps)
-    sample(name, counting, Noise(0, torch.arange(3)), (2,), grid, on_step=lambda: ticks.append(1))
+    sample(name, counting, Rng(0, torch.arange(3)), (2,), grid, on_step=lambda: ticks.append(1))
     assert torch.allclose(torch.tensor(counting.levels).double(), grid[:-1], atol=1e-5)
     assert len(ticks) == steps
 
@@ -183,27 +183,27 @@ def test_two_phase_sampling_gives_each_denoiser_its_steps(split):
     vanilla, info = Counting(), Counting()
     z = torch.ones(4, 2)
     at = SCHEDULE.logsnr(torch.tensor([split + 0.5])).item()
-    ddpm(switch(vanilla, info, at), start(4), SCHEDULE.grid(T), z, Noise(0, torch.arange(4)))
+    ddpm(switch(vanilla, info, at), start(4), SCHEDULE.grid(T), z, Rng(0, torch.arange(4)))
     assert (len(vanilla.levels), len(info.levels)) == (T - split, split)
     assert all(given is None for given in vanilla.z) and all(given is z for given in info.z)
     assert max(vanilla.levels, default=-math.inf) < min(info.levels, default=math.inf)
 
 
 def test_deterministic_sampling_adds_no_noise():
-    for sampler in (lambda noise: ddim(MIXTURE, start(), SCHEDULE.grid(20), noise=noise),
-                    lambda noise: dpmpp(MIXTURE, start(), SCHEDULE.grid(20))):  # fmt: skip
+    for sampler in (lambda rng: ddim(MIXTURE, start(), SCHEDULE.grid(20), rng=rng),
+                    lambda rng: dpmpp(MIXTURE, start(), SCHEDULE.grid(20))):
         torch.manual_seed(0)
-        one = sampler(Noise(0, torch.arange(16)))
+        one = sampler(Rng(0, torch.arange(16)))
         torch.manual_seed(1)
-        assert torch.equal(one, sampler(Noise(9, torch.arange(16))))
-    noisy = [ddim(MIXTURE, start(), SCHEDULE.grid(20), eta=0.01, noise=Noise(s, torch.arange(16))) for s in (0, 9)]
+        assert torch.equal(one, sampler(Rng(9, torch.arange(16))))
+    noisy = [ddim(MIXTURE, start(), SCHEDULE.grid(20), eta=0.01, rng=Rng(s, torch.arange(16))) for s in (0, 9)]
     assert not torch.equal(*noisy)
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp"])
 def test_a_sample_does_not_depend_on_the_batch_it_is_drawn_in(name):
     def draw(rows):
-        return sample(name, MIXTURE, Noise(3, rows), (3,), SCHEDULE.grid(15), eta=0.5)
+        return sample(name, MIXTURE, Rng(3, rows), (3,), SCHEDULE.grid(15), eta=0.5)
 
     whole = draw(torch.arange(9))
     parts = torch.cat([draw(rows) for rows in torch.arange(9).split(4)])
@@ -229,12 +229,12 @@ class Model:
 
 @pytest.mark.parametrize("count", [1, 5, 23])
 def test_as_many_samples_as_were_asked_for(count):
-    x = generate(Model(MIXTURE), Noise(0, torch.arange(count)), steps=5)
+    x = generate(Model(MIXTURE), Rng(0, torch.arange(count)), steps=5)
     assert x.shape == (count, 3)
     assert len(np.unique(x.numpy(), axis=0)) == count
 
 
 def test_all_steps_of_the_schedule_by_default():
     counting = Counting()
-    generate(Model(counting), Noise(0, torch.arange(2)))
+    generate(Model(counting), Rng(0, torch.arange(2)))
     assert len(counting.levels) == T

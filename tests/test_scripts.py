@@ -9,27 +9,27 @@ from pathlib import Path
 
 import pytest
 
-import data
 import eval_disentanglement
 import gen_fid_stats
 import train_classifier
 from config import parse
+from dataset import registry
 from run import check_served
 from scripts import compare_samplers, mmd_table, summary
 from utils import read_json, write_json
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 EXPERIMENTS = ("run", "eval_fid", "gen_fid", "calc_fid", "save_latent", "latent_quality", "train_classifier",
-               "disentangle", "eval_disentangle", "interpolate")  # fmt: skip
+               "disentangle", "eval_disentangle", "interpolate")
 VARIABLES = ("DATASET", "MODEL", "MODE", "EPOCHS", "STEPS", "A_DIM", "MMD", "SEED", "SEEDS", "TAG", "EXTRA", "LATENT",
-             "IMAGES", "SAMPLING", "IMG", "EXTRACTOR", "PREDICTOR", "CLASSIFIER_EPOCHS", "DRY")  # fmt: skip
+             "IMAGES", "SAMPLING", "IMG", "EXTRACTOR", "PREDICTOR", "CLASSIFIER_EPOCHS", "DRY")
 
 
 def bash(script, *words, **variables):
     """Run a script in the current folder, with these variables of its own and no others."""
     clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     return subprocess.run(["bash", str(SCRIPTS / f"{script}.sh"), *words], capture_output=True, text=True,
-                          env={**clean, "PYTHON": sys.executable, **variables})  # fmt: skip
+                          env={**clean, "PYTHON": sys.executable, **variables})
 
 
 def commands(script, *words, **variables):
@@ -42,12 +42,12 @@ def commands(script, *words, **variables):
 def parsed(program, words):
     """The command line as its program reads it; raises CommandError where it would."""
     if program == "run.py":
-        command = parse(words, program, data.SPECS)
+        command = parse(words, program, registry.SPECS)
         check_served(command)
         return command
     if program in ("train_classifier.py", "eval_disentanglement.py"):
         flags = {"train_classifier.py": train_classifier, "eval_disentanglement.py": eval_disentanglement}[program]
-        return parse(words, program, data.SPECS, extra=flags._flags)[0]
+        return parse(words, program, registry.SPECS, extra=flags._flags)[0]
     parser = gen_fid_stats.Parser(prog=program)
     parser.add_argument("name")
     parser.add_argument("folder")
@@ -67,7 +67,7 @@ def test_bash_reads_every_script(script):
 @pytest.mark.parametrize("script", EXPERIMENTS)
 def test_every_script_runs_commands_that_parse(script, in_tmp):
     for variables in ({}, {"DATASET": "digits", "A_DIM": "8", "STEPS": "5", "TAG": "a", "SEED": "3", "MMD": "0.2",
-                           "EXTRA": "--diffusion_steps 50 --split_step 25"}):  # fmt: skip
+                           "EXTRA": "--diffusion_steps 50 --split_step 25"}):
         for program, words in commands(script, **variables):
             parsed(program, words)
 
@@ -94,12 +94,12 @@ PUBLISHED = [
      "--batch_size 128 --save_epochs 10 --prior regular --r_seed 64"),
     ("eval_disentangle", {}, "--model diff --a_dim 256 --mmd_weight 0.1 --epochs 50 --dataset celeba "
      "--sampling_number 16 --deterministic --prior regular --r_seed 64"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("script, variables, published", PUBLISHED)
 def test_scripts_have_the_published_settings(script, variables, published, in_tmp):
-    ours, theirs = only(script, **variables), parse(published.split(), "run.py", data.SPECS)
+    ours, theirs = only(script, **variables), parse(published.split(), "run.py", registry.SPECS)
     assert (ours.mode, ours.config) == (theirs.mode, theirs.config)
 
 
@@ -134,10 +134,10 @@ def test_seeds_are_runs_of_their_own_that_end_in_one_table(in_tmp):
     program, folders = found[-1]
     assert (program, folders) == ("scripts/summary.py", [f"results/digits_4d_0.1mmd_x-seed{k}" for k in (0, 5)])
     trainings = [command.config for command in (parsed(*one) for one in found[:-1] if one[0] == "run.py")
-                 if command.mode == "train"]  # fmt: skip
+                 if command.mode == "train"]
     assert [(one.model, one.r_seed, one.tag) for one in trainings] == [
         ("diff", 0, "x-seed0"), ("vanilla", 0, "x-seed0"), ("diff", 5, "x-seed5"), ("vanilla", 5, "x-seed5"),
-    ]  # fmt: skip
+    ]
     for one in found[:-1]:
         parsed(*one)
 
@@ -187,7 +187,7 @@ def test_distances_of_other_weights_and_other_models_are_not_averaged(in_tmp):
     folders = ["results/digits_32d_seed0", "results/digits_32d_seed1", "results/vae/digits_32d_seed0"]
     assert summary.main(folders) == 0
     assert all(one["sd"] is None for one in measures(in_tmp / "results/summary", "digits_32d").values()
-               if one["mean"] != 0.01)  # fmt: skip
+               if one["mean"] != 0.01)
     assert len(measures(in_tmp / "results/summary", "vae/digits_32d")) == 2
 
 
@@ -202,7 +202,7 @@ def test_a_folder_without_results_is_named(in_tmp, capsys):
 
 def test_mmd_kernel_keeps_its_gradient_at_high_dimension():
     scaled, published = ({row["q"]: row for row in mmd_table.rows_of(256, kernel, batches=30, size=64)}
-                         for kernel in ("scaled", "published"))  # fmt: skip
+                         for kernel in ("scaled", "published"))
     assert all(row["separation"] > 5 for row in scaled.values())
     assert all(row["gradient"] > 20 * published[q]["gradient"] for q, row in scaled.items())
     assert all(row["pull"] > 5 * row["pull_se"] for row in scaled.values())  # towards the prior
@@ -223,7 +223,7 @@ TINY = {
     "DATASET": "digits", "A_DIM": "4", "STEPS": "12", "IMAGES": "24", "CLASSIFIER_EPOCHS": "1", "PREDICTOR": "fast",
     "EXTRA": "--diffusion_steps 20 --split_step 10 --sample_steps 5 --batch_size 24 --num_images 100 "
     "--unets_channels 8 --encoder_channels 8",
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
@@ -242,7 +242,7 @@ def test_the_whole_chain_runs_on_digits(in_tmp):
     for leaf in ("eval-fid-latent", "eval-fid-fast"):
         assert len(list((images / leaf).iterdir())) == 24
     for picture in ("interpolate-0-1/all.png", "disentangle-0/sample3.png", "plot_latent/plot_latent.png",
-                    "latent_quality/reconstructions.png"):  # fmt: skip
+                    "latent_quality/reconstructions.png"):
         assert (images / picture).stat().st_size > 0
     # called again, a script finds its work done
     before = {path: path.stat().st_mtime_ns for path in (images / "eval-fid-fast").iterdir()}
@@ -255,7 +255,7 @@ def test_the_whole_chain_runs_on_digits(in_tmp):
 def test_the_scripts_run_for_the_vae_too(in_tmp):
     for script, variables in (("run", {}), ("save_latent", {}), ("eval_fid", {"LATENT": ""}), ("gen_fid", {}),
                               ("calc_fid", {"LATENT": ""}), ("train_classifier", {}), ("disentangle", {}),
-                              ("interpolate", {})):  # fmt: skip
+                              ("interpolate", {})):
         done = bash(script, **{**TINY, "MODEL": "vae", **variables})
         assert done.returncode == 0, done.stderr[-2000:]
     entries = json.loads((in_tmp / "results" / "vae" / "digits_4d_0.1mmd_20steps_8unet_8enc" / "fid.json").read_text())
@@ -267,11 +267,11 @@ def test_samplers_are_compared_on_a_trained_model(in_tmp):
     for script, variables in (("run", {"MODEL": "vanilla"}), ("gen_fid", {})):
         assert bash(script, **{**TINY, **variables}).returncode == 0
     words = ("--model vanilla --dataset digits --diffusion_steps 20 --unets_channels 8 --sampling_number 40 "
-             "--steps 5 20 --ddpm_steps 20 50")  # fmt: skip
+             "--steps 5 20 --ddpm_steps 20 50")
     assert compare_samplers.main(words.split()) == 0
     record = read_json(in_tmp / "results" / "vanilla" / "digits_20steps_8unet" / "samplers.json")
     assert [(row["sampler"], row["steps"], row["count"]) for row in record["rows"]] == [
         ("ddpm", 20, 40), ("ddim", 5, 40), ("ddim", 20, 40), ("dpmpp", 5, 40), ("dpmpp", 20, 40),
-    ]  # fmt: skip
+    ]
     assert record["verdict"]["ddpm_steps"] == 20
     assert (in_tmp / "results" / "vanilla" / "digits_20steps_8unet" / "samplers.png").stat().st_size > 0

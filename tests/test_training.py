@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import config as config_module
-import data
 import run
 import training
-from assembly import build_fresh, fit_gaussian
-from noise import Noise
+from dataset import registry
+from experiment import build_fresh, fit_gaussian
+from rng import Rng
 from utils import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def few(in_tmp, monkeypatch):
 
 @functools.cache
 def part(name, split):
-    return data.load(name, split, limit=ROWS if split == "train" else 12)
+    return registry.load(name, split, limit=ROWS if split == "train" else 12)
 
 
 def train(words):
@@ -167,7 +167,7 @@ def test_killed_around_a_checkpoint_after_the_log_was_written(name, before, tmp_
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"garbled",
-                                    lambda b: b[:50] + bytes(100) + b[150:]])  # fmt: skip
+                                    lambda b: b[:50] + bytes(100) + b[150:]])
 def test_a_broken_last_checkpoint_falls_back_to_the_newest_sound_one(damage, tmp_path, capsys):
     expected = uncut(VANILLA, VANILLA_EXP, tmp_path)
     assert train(f"{VANILLA} --save_epochs 1") == 0
@@ -349,7 +349,7 @@ def test_folders_that_cannot_be_written_are_refused_before_training(flag, capsys
 
 
 def stepper(words=""):
-    config = config_module.parse(f"{TINY} {VANILLA} {words}".split(), "run.py", data.SPECS).config
+    config = config_module.parse(f"{TINY} {VANILLA} {words}".split(), "run.py", registry.SPECS).config
     dataset = part(config.dataset, "train")
     model = build_fresh(config, dataset.shape, fit_gaussian(dataset, 0), torch.device("cpu"))
     return training.Stepper(model, config, torch.device("cpu")), dataset.batch(range(BATCH))
@@ -357,7 +357,7 @@ def stepper(words=""):
 
 def advance(one, x, steps, rate=1e-3):
     for step in range(steps):
-        one.update(x, Noise(0, torch.arange(BATCH), step), None, 0.0, rate)
+        one.update(x, Rng(0, torch.arange(BATCH), step), None, 0.0, rate)
 
 
 def test_the_optimiser_flag_is_honoured():
@@ -385,7 +385,7 @@ def test_the_average_warms_up_and_follows_its_decay():
     begin = {name: value.clone() for name, value in one.ema.state_dict().items()}
     advance(one, x, 20)
     far, near = (sum((one.model.state_dict()[n] - other[n]).square().sum() for n in begin)
-                 for other in (begin, one.ema.state_dict()))  # fmt: skip
+                 for other in (begin, one.ema.state_dict()))
     assert 0 < near < 0.5 * far
 
 
@@ -418,7 +418,7 @@ def test_gradients_are_clipped_at_one():
 
 def test_the_rate_warms_up_to_twice_and_falls_along_a_cosine():
     def rates(words):
-        config = config_module.parse(f"{TINY} {words}".split(), "run.py", data.SPECS).config
+        config = config_module.parse(f"{TINY} {words}".split(), "run.py", registry.SPECS).config
         return [training.learning_rate(step, 100, 10, config) for step in range(100)]
 
     cosine = rates("--learning_rate 1e-3")
@@ -461,7 +461,7 @@ def test_two_processes_train_what_one_trains():
                              env=os.environ | {"PYTHONPATH": str(ROOT)} | ({} if world == 1 else place | {
                                  "RANK": str(rank), "LOCAL_RANK": str(rank)}))
             for rank in range(world)
-        ]  # fmt: skip
+        ]
         assert [process.wait(timeout=300) for process in processes] == [0] * world
     one, two = (load_checkpoint(f"world{world}/models/{exp}/last.pth") for world in (1, 2))
     for name, value in one["model"].items():

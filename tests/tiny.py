@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-import assembly
 import config
-import data
+import experiment
+from dataset import registry
 from training import Run, Stepper
 
 SMALL = "--unets_channels 4 --encoder_channels 4 --diffusion_steps 4 --a_dim 2 --device cpu"
@@ -16,16 +16,16 @@ SMALL = "--unets_channels 4 --encoder_channels 4 --diffusion_steps 4 --a_dim 2 -
 
 def checkpoint(words: str, epoch: int = 1) -> Path:
     """Write model-{epoch}.pth of the model that a command line for run.py names; return its path."""
-    made = config.parse(f"{SMALL} --num_workers 0 {words}".split(), "run.py", data.SPECS).config
-    dataset = assembly.load_data(made, "train")
-    gaussian = assembly.fit_gaussian(dataset, 0)
+    made = config.parse(f"{SMALL} --num_workers 0 {words}".split(), "run.py", registry.SPECS).config
+    dataset = experiment.load_data(made, "train")
+    gaussian = experiment.fit_gaussian(dataset, 0)
     device = torch.device("cpu")
-    stepper = Stepper(assembly.build_fresh(made, dataset.shape, gaussian, device), made, device)
+    stepper = Stepper(experiment.build_fresh(made, dataset.shape, gaussian, device), made, device)
     record = {"kind": made.model, "shape": list(dataset.shape), "rows": len(dataset), "gaussian": gaussian.state(),
-              "levels": dataset.levels, "unit": stepper.model.unit, "network": None}  # fmt: skip
+              "levels": dataset.levels, "unit": stepper.model.unit, "network": None}
     folder = config.folder(made, "models")
     run = Run(stepper, dataset, made, folder, config.folder(made, "logs"), record, lambda ema: {},
-              lambda ema, epoch: None)  # fmt: skip
+              lambda ema, epoch: None)
     stepper.step = epoch * run.epoch_steps
     run.save(f"model-{epoch}.pth")
     return folder / f"model-{epoch}.pth"

@@ -1,0 +1,404 @@
+"""How well single codes stand for single factors: DCI, TAD, MIG, SAP, FactorVAE, modularity. Codes and labels only.
+
+    codes    [N, L] float: the latents, a row an image
+    factors  [N, K] int: what is known of each image; attributes are factors that are 0 or 1
+    importance, AUROC and mutual information are matrices [L, K]: codes down, factors across
+
+Every score is a function of (train_codes, train_factors, test_codes, test_factors): what has to be chosen or fitted is
+chosen on the training rows and reported on the held-out ones. `evaluate` does that on five folds. A factor that is
+constant over the training rows says nothing of the codes: it is left out, and no score is ever NaN.
+
+Unless a function says otherwise, definitions are those of disentanglement_lib (Locatello et al., ICML 2019).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from joblib import Parallel, delayed, parallel_config
+from scipy import stats
+from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LassoCV
+from sklearn.model_selection import KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from utils import CommandError
+
+
+def check(codes: np.ndarray, factors: np.ndarray, folds: int, source: str = "the codes") -> None:
+    """Raise CommandError, naming `source`, where codes and factors cannot be compared on so many folds."""
+    if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors):
+        raise CommandError(f"{source}: codes {codes.shape} and labels {factors.shape} are not [N, L] and [N, K]")
+    if len(codes) < 2 * folds:
+        raise CommandError(f"{source}: {len(codes)} rows are too few for {folds} folds")
+    if codes.shape[1] < 2:
+        raise CommandError(f"{source}: disentanglement compares codes with each other, and there is only one")
+    if not np.isfinite(codes).all():
+        raise CommandError(f"{source}: {np.count_nonzero(~np.isfinite(codes))} code values are NaN or infinite")
+    if not varying(factors).any():
+        raise CommandError(f"{source}: every label is constant")
+
+
+def varying(factors: np.ndarray) -> np.ndarray:
+    """Which factors take more than one value. [N, K] -> [K] bool"""
+    return (factors != factors[:1]).any(axis=0)
+
+
+def _in_parallel(calls, jobs: int) -> list:
+    """Run `delayed` calls in processes, one BLAS thread in each, in the order given."""
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        return Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="all")(calls)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# DCI: disentanglement, completeness, informativeness
+
+
+def dci(train_codes, train_factors, test_codes, test_factors, predictor: str = "gbt", seed: int = 0, jobs: int = -1):
+    """DCI (Eastwood & Williams, ICLR 2018): how concentrated the importances of codes for predicting factors are.
+
+    predictor  gbt: scikit-learn's GradientBoostingClassifier with its defaults, the trees of disentanglement_lib
+               forest: RandomForestClassifier with its defaults
+               lasso: the paper's own, on standardised codes; |coefficient|; factor values taken as ordered numbers
+               fast: 50 extremely randomised trees that see all codes at each split, leaves of 5 rows at least
+    jobs       processes that fit factors at a time, -1 for one a core; the result does not depend on it
+
+    Returns disentanglement, completeness, informativeness_train and _test (mean accuracy over factors), all in [0, 1],
+    and importance [L, K] (0 for a factor that is constant in training). With one varying factor, disentanglement is 1
+    by definition and says nothing.
+    """
+    used = np.flatnonzero(varying(train_factors))
+    classes = [len(np.unique(train_factors[:, k])) for k in used]
+    order = used[np.argsort(classes)[::-1]]  # the trees of a factor grow with its classes: largest first packs best
+    fits = _in_parallel(
+        (
+            delayed(_fit_factor)(predictor, seed, train_codes, train_factors[:, k], test_codes, test_factors[:, k])
+            for k in order
+        ),
+        jobs,
+    )
+    importance = np.zeros((train_codes.shape[1], train_factors.shape[1]))
+    importance[:, order] = np.stack([column for column, _, _ in fits], axis=1)
+    return {
+        "disentanglement": disentanglement(importance[:, used]),
+        "completeness": completeness(importance[:, used]),
+        "informativeness_train": float(np.mean([train for _, train, _ in fits])),
+        "informativeness_test": float(np.mean([test for _, _, test in fits])),
+        "importance": importance,
+    }
+
+
+def _fit_factor(predictor, seed, train_codes, train_factor, test_codes, test_factor):
+    """(importance [L], training accuracy, held-out accuracy) of one factor."""
+    if predictor == "lasso":
+        return _fit_lasso(seed, train_codes, train_factor, test_codes, test_factor)
+    trees = {
+        "gbt": lambda: GradientBoostingClassifier(random_state=seed),
+        "forest": lambda: RandomForestClassifier(random_state=seed),
+        "fast": lambda: ExtraTreesClassifier(50, max_features=None, min_samples_leaf=5, random_state=seed),
+    }
+    model = trees[predictor]().fit(train_codes, train_factor)
+    return model.feature_importances_, model.score(train_codes, train_factor), model.score(test_codes, test_factor)
+
+
+def _fit_lasso(seed, train_codes, train_factor, test_codes, test_factor):
+    """As `_fit_factor`. The prediction is the factor value nearest to the regression's."""
+    values = np.unique(train_factor)
+    model = make_pipeline(StandardScaler(), LassoCV(random_state=seed)).fit(train_codes, train_factor)
+
+    def accuracy(codes, factor):
+        nearest = np.abs(model.predict(codes)[:, None] - values).argmin(axis=1)
+        return float(np.mean(values[nearest] == factor))
+
+    importance = np.abs(model[-1].coef_)
+    return importance, accuracy(train_codes, train_factor), accuracy(test_codes, test_factor)
+
+
+def disentanglement(importance: np.ndarray) -> float:
+    """1 - entropy over factors of each code's importances, averaged by the codes' importance. [L, K] -> [0, 1]"""
+    return _concentration(importance)
+
+
+def completeness(importance: np.ndarray) -> float:
+    """1 - entropy over codes of each factor's importances, averaged by the factors' importance. [L, K] -> [0, 1]"""
+    return _concentration(importance.T)
+
+
+def _concentration(importance: np.ndarray) -> float:
+    rows, columns = importance.shape
+    if columns == 1:
+        return 1.0
+    each = 1.0 - stats.entropy(importance + 1e-11, base=columns, axis=1)  # [rows]; the reference's offset
+    weight = importance.sum(axis=1)
+    return float(each @ weight / weight.sum()) if weight.any() else float(each.mean())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# TAD: total AUROC difference
+
+
+def auroc_matrix(codes: np.ndarray, labels: np.ndarray, block: int = 1 << 22) -> np.ndarray:
+    """AUROC of each code as a detector of each attribute: codes [N, L], labels [N, K] of 0 and 1 -> [L, K].
+
+    The rank-sum form (Mann & Whitney 1947) with average ranks for ties: each code is ranked once, and all attributes
+    follow from one matrix product, exactly. A constant attribute has no AUROC and gets .5. `block` bounds the number
+    of code values that are ranked at a time, and so the memory.
+    """
+    positive = labels.sum(axis=0, dtype=np.float64)  # [K]
+    pairs = positive * (len(labels) - positive)
+    weights = np.ascontiguousarray(labels, dtype=np.float64)
+    width = max(1, block // len(codes))
+    sums = [_ranks(codes[:, at : at + width]) @ weights for at in range(0, codes.shape[1], width)]
+    excess = np.concatenate(sums) - positive * (positive + 1) / 2  # [L, K]: pairs in order, a tie counting half
+    return np.where(pairs > 0, excess / np.maximum(pairs, 1), 0.5)
+
+
+def _ranks(codes: np.ndarray) -> np.ndarray:
+    """Ranks from 1 within each code, ties sharing their average. [N, L] -> [L, N] float64"""
+    columns = np.ascontiguousarray(codes.T)
+    order = np.argsort(columns, axis=1)
+    ordered = np.take_along_axis(columns, order, axis=1)
+    first = np.ones(columns.shape, dtype=bool)  # where a run of equal values starts
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    starts = np.flatnonzero(first)
+    lengths = np.diff(starts, append=columns.size)
+    average = starts % columns.shape[1] + (lengths + 1) / 2
+    ranks = np.empty(columns.shape)
+    np.put_along_axis(ranks, order, np.repeat(average, lengths).reshape(columns.shape), axis=1)
+    return ranks
+
+
+def entropy_reduction(attributes: np.ndarray) -> np.ndarray:
+    """The largest share of each attribute's entropy that one other attribute explains. [N, K] -> [K] in [0, 1]
+
+    A constant attribute has no entropy left to explain: 1.
+    """
+    shared = mutual_information(attributes, attributes)
+    entropy = shared.diagonal().copy()
+    np.fill_diagonal(shared, 0.0)
+    return np.where(entropy > 0, shared.max(axis=1) / np.where(entropy > 0, entropy, 1.0), 1.0)
+
+
+def tad(train_codes, train_attributes, test_codes, test_attributes, threshold: float = 0.75, proxy: float = 0.2):
+    """Total AUROC difference (Yeats et al., NashAE, ECCV 2022), on held-out rows, with the published thresholds.
+
+    An attribute counts where no other attribute explains more than `proxy` of its entropy, and where it is captured:
+    its best code detects it with an AUROC of `threshold` at least. Each one that counts adds the AUROC of its best
+    code minus that of its second best. Codes, their signs and proxies are chosen on the training rows; the AUROCs
+    that are compared with the threshold and summed are the held-out rows'. The published program scores the rows
+    that it chose on: pass the same rows twice for that.
+
+    Returns tad, captured (how many attributes count), auroc [L, K] of the training rows, and difference [K], the
+    attributes that do not count as 0. Raises CommandError for labels other than 0 and 1.
+    """
+    if not np.isin(train_attributes, (0, 1)).all() or not np.isin(test_attributes, (0, 1)).all():
+        raise CommandError("TAD needs attributes, labels that are 0 or 1: use --metrics dci for classes and factors")
+    auroc = auroc_matrix(train_codes, train_attributes)
+    best_two = np.argsort(-np.abs(auroc - 0.5), axis=0, kind="stable")[:2]  # [2, K]
+    sign = np.sign(np.take_along_axis(auroc, best_two, axis=0) - 0.5)
+    held_out = auroc_matrix(test_codes, test_attributes)
+    best, second = 0.5 + sign * (np.take_along_axis(held_out, best_two, axis=0) - 0.5)  # [K] each
+    counts = (best >= threshold) & (entropy_reduction(train_attributes) <= proxy)
+    difference = np.where(counts, best - second, 0.0)
+    return {"tad": float(difference.sum()), "captured": int(counts.sum()), "auroc": auroc, "difference": difference}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores from mutual information: MIG, modularity
+
+
+def bins(codes: np.ndarray, count: int = 20) -> np.ndarray:
+    """The number of the equal-width bin, between a code's least and greatest value, of each entry. [N, L] int"""
+    codes = codes.astype(np.float64)
+    return np.stack([np.digitize(code, np.histogram_bin_edges(code, count)[:-1]) for code in codes.T], axis=1)
+
+
+def mutual_information(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Plug-in mutual information, in nats, of each column pair of two tables of integers. [N, L], [N, K] -> [L, K]"""
+    a_ids = [np.unique(column, return_inverse=True)[1] for column in a.T]
+    b_ids = [np.unique(column, return_inverse=True)[1] for column in b.T]
+    joint = np.array([[_entropy(i * (j.max() + 1) + j) for j in b_ids] for i in a_ids])
+    information = np.array([_entropy(i) for i in a_ids])[:, None] + np.array([_entropy(j) for j in b_ids]) - joint
+    return np.where(information > 1e-12, information, 0.0)  # rounding aside, it is never negative
+
+
+def _entropy(ids: np.ndarray) -> float:
+    counts = np.bincount(ids)
+    share = counts[counts > 0] / len(ids)
+    return float(-(share * np.log(share)).sum())
+
+
+def mig(codes: np.ndarray, factors: np.ndarray) -> dict:
+    """Mutual information gap (Chen et al., NeurIPS 2018): for each factor the information of the best code minus that
+    of the second best, over the factor's entropy. Codes are cut into 20 bins.
+
+    Returns mig in [0, 1] and information [L, K] in nats.
+    """
+    factors = factors[:, varying(factors)]
+    information = mutual_information(bins(codes), factors)
+    entropy = np.array([_entropy(np.unique(column, return_inverse=True)[1]) for column in factors.T])
+    return {"mig": float(np.mean(_gap(information) / entropy)), "information": information}
+
+
+def _gap(scores: np.ndarray) -> np.ndarray:
+    """Best code's minus second best code's. [L, K] -> [K]"""
+    second, best = np.sort(scores, axis=0)[-2:]
+    return best - second
+
+
+def modularity(codes: np.ndarray, factors: np.ndarray) -> dict:
+    """Modularity (Ridgeway & Mozer, NeurIPS 2018): 1 - the mean, over a code's other factors, of the squared
+    information relative to that of its best factor; averaged over codes, 0 for a code that knows nothing.
+
+    It has no scale: sampling noise in the information of codes that know almost nothing leaves them a score far above
+    0 (about .65 for 20 bins and the factors of 3D Shapes). Read it beside MIG.
+    """
+    squared = mutual_information(bins(codes), factors[:, varying(factors)]) ** 2
+    best = squared.max(axis=1)
+    others = max(squared.shape[1] - 1, 1)
+    deviation = (squared.sum(axis=1) - best) / (np.where(best > 0, best, 1.0) * others)
+    return {"modularity": float(np.mean(np.where(best > 0, 1.0 - deviation, 0.0)))}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# SAP and FactorVAE
+
+
+def sap(train_codes, train_factors, test_codes, test_factors, jobs: int = -1) -> dict:
+    """Separated attribute predictability (Kumar et al., ICLR 2018): the best code's score minus the second best's,
+    averaged over factors, in both published forms.
+
+    sap              score = held-out accuracy of a linear SVM on that code alone (C = .01, balanced classes), for
+                     discrete factors. A perfect code of a balanced binary factor gives .5, not 1: the second best
+                     still guesses half of them
+    sap_correlation  score = squared correlation of code and factor, for ordered factors: 0 to 1
+    """
+    used = np.flatnonzero(varying(train_factors))
+    columns = _in_parallel(
+        (delayed(_svm_accuracies)(train_codes, train_factors[:, k], test_codes, test_factors[:, k]) for k in used), jobs
+    )
+    squared = _correlation(train_codes, train_factors[:, used]) ** 2
+    return {"sap": float(_gap(np.stack(columns, axis=1)).mean()), "sap_correlation": float(_gap(squared).mean())}
+
+
+def _svm_accuracies(train_codes, train_factor, test_codes, test_factor) -> np.ndarray:
+    """Accuracy of each code alone. -> [L]"""
+
+    def accuracy(column):
+        # dual=False reaches the same optimum as the reference's randomised dual, without its randomness
+        model = LinearSVC(C=0.01, class_weight="balanced", dual=False).fit(train_codes[:, column], train_factor)
+        return model.score(test_codes[:, column], test_factor)
+
+    return np.array([accuracy([code]) for code in range(train_codes.shape[1])])
+
+
+def _correlation(codes: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Pearson's, [L, K]; 0 for a code that does not vary."""
+    codes = codes - codes.mean(axis=0, dtype=np.float64)
+    factors = factors - factors.mean(axis=0)
+    spread = np.linalg.norm(codes, axis=0)[:, None] * np.linalg.norm(factors, axis=0)
+    return codes.T @ factors / np.where(spread > 1e-12, spread, np.inf)
+
+
+def factor_vae(train_codes, train_factors, test_codes, test_factors, seed: int = 0, votes: int = 10_000,
+               held_out_votes: int = 5_000, batch: int = 64) -> dict:
+    """FactorVAE score (Kim & Mnih, ICML 2018): accuracy of telling which factor was held fixed, by majority vote, from
+    which code then varies least, relative to its overall variance.
+
+    The definition draws fresh images with one factor fixed. On a saved sample, a vote instead draws `batch` rows with
+    replacement among those that share a random row's value of that factor: the same law, for the empirical
+    distribution. Codes that do not vary are left out. Chance is one over the number of factors, not 0.
+
+    Returns factor_vae (held-out votes), factor_vae_train and factor_vae_chance.
+    """
+    used = varying(train_factors)
+    alive = train_codes.std(axis=0) > 0
+    chance = 1.0 / used.sum()
+    if not alive.any():
+        return {"factor_vae": 0.0, "factor_vae_train": 0.0, "factor_vae_chance": chance}
+    generator = np.random.default_rng(seed)
+    scale = train_codes[:, alive].std(axis=0, ddof=1)
+    train = _votes(train_codes[:, alive] / scale, train_factors[:, used], generator, votes, batch)
+    test = _votes(test_codes[:, alive] / scale, test_factors[:, used], generator, held_out_votes, batch)
+    winner = train.argmax(axis=1)  # [L]: the factor that each code votes for
+    code = np.arange(len(winner))
+    return {
+        "factor_vae": float(test[code, winner].sum() / test.sum()),
+        "factor_vae_train": float(train[code, winner].sum() / train.sum()),
+        "factor_vae_chance": chance,
+    }
+
+
+def _votes(codes, factors, generator, count: int, batch: int, block: int = 1 << 22) -> np.ndarray:
+    """How often each code varied least while each factor was fixed. [N, L], [N, K] -> [L, K] counts"""
+    order = np.argsort(factors, axis=0, kind="stable")  # [N, K]: rows of one value side by side
+    ordered = np.take_along_axis(factors, order, axis=0)
+    result = np.zeros((codes.shape[1], factors.shape[1]), dtype=np.int64)
+    width = max(1, block // (batch * codes.shape[1]))
+    for at in range(0, count, width):
+        factor = generator.integers(factors.shape[1], size=min(width, count - at))  # [V]
+        value = factors[generator.integers(len(factors), size=len(factor)), factor]
+        unit = generator.random((len(factor), batch))
+        for k in np.unique(factor):
+            mine = factor == k
+            low, high = (np.searchsorted(ordered[:, k], value[mine], side) for side in ("left", "right"))
+            shared = high - low > 1  # a value that one row alone has fixes every code: no vote
+            low, high = low[shared, None], high[shared, None]
+            place = low + (unit[mine][shared] * (high - low)).astype(np.int64)
+            steadiest = codes[order[place, k]].var(axis=1).argmin(axis=1)  # [votes of k]
+            result[:, k] += np.bincount(steadiest, minlength=len(result))
+    return result
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Folds, and intervals over seeds
+
+
+def _fold(metric: str, split: tuple, predictor: str, seed: int, jobs: int) -> dict:
+    """One score on one fold. `split` is (train_codes, train_factors, test_codes, test_factors)."""
+    scores = {
+        "dci": lambda: dci(*split, predictor=predictor, seed=seed, jobs=jobs),
+        "tad": lambda: tad(*split),
+        "mig": lambda: mig(*split[:2]),
+        "sap": lambda: sap(*split, jobs=jobs),
+        "factorvae": lambda: factor_vae(*split, seed=seed),
+        "modularity": lambda: modularity(*split[:2]),
+    }
+    return scores[metric]()
+
+
+def evaluate(codes: np.ndarray, factors: np.ndarray, metrics: tuple[str, ...] = ("dci",), predictor: str = "gbt",
+             folds: int = 5, seed: int = 0, jobs: int = -1) -> dict:
+    """Scores on shuffled folds. MIG and modularity, which fit nothing, take each fold's training rows, the larger part.
+
+    Returns folds, {score: [folds values]}; mean and sd (over folds, ddof 1), {score: number}; and the matrices
+    averaged over folds, {"importance" | "auroc": [L, K]}. Training rows of folds overlap, so sd understates what
+    another sample, and says nothing of what another training seed, would change.
+    Raises CommandError where codes and factors cannot be compared or are fewer than twice the folds.
+    """
+    check(codes, factors, folds)
+    values: dict[str, list[float]] = {}
+    matrices: dict[str, list[np.ndarray]] = {}
+    for train, test in KFold(folds, shuffle=True, random_state=seed).split(codes):
+        split = codes[train], factors[train], codes[test], factors[test]
+        for metric in metrics:
+            for name, value in _fold(metric, split, predictor, seed, jobs).items():
+                if np.ndim(value) == 0:
+                    values.setdefault(name, []).append(float(value))
+                elif name in ("importance", "auroc"):
+                    matrices.setdefault(name, []).append(value)
+    return {
+        "folds": values,
+        "mean": {name: float(np.mean(of_folds)) for name, of_folds in values.items()},
+        "sd": {name: float(np.std(of_folds, ddof=1)) for name, of_folds in values.items()},
+        "matrices": {name: np.mean(of_folds, axis=0) for name, of_folds in matrices.items()},
+    }
+
+
+def interval(values: list[float]) -> dict:
+    """Mean, sd and the half width of Student's 95% interval of the mean, over checkpoints or seeds; None for one."""
+    count = len(values)
+    sd = float(np.std(values, ddof=1)) if count > 1 else None
+    half = float(stats.t.ppf(0.975, count - 1) * sd / np.sqrt(count)) if count > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd, "ci95": half, "count": count}

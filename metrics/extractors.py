@@ -1,0 +1,148 @@
+"""Networks that turn pixels into the features that `fid.py` compares: Inception's, or those of a small classifier.
+
+Antialiased resizing: Parmar et al. 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import pickle
+import socket
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from modules import Classifier
+from utils import CommandError, file_hash, first_line, load_checkpoint
+
+INCEPTION_SIDE = 299  # pixels a side that the Inception network was trained on
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that turns pixels into features, and what a reader must know about it.
+
+    network     uint8 pixels [B, channels, H, W] on `device` -> features [B, dims]
+    name        'inception' or 'classifier'
+    resize      how pixels reach the network's own size: 'pytorch', 'clean', or 'none'
+    weights     hash of the weights file: features of different weights do not compare
+    size        the one height and width that the network takes; None where it takes any
+    """
+
+    network: Callable[[torch.Tensor], torch.Tensor]
+    name: str
+    resize: str
+    weights: str
+    channels: int
+    size: int | None = None
+    device: str | torch.device = "cpu"
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 [B, channels, H, W] -> float32 [B, dims]"""
+        with torch.inference_mode():
+            return self.network(torch.from_numpy(pixels).to(self.device)).float().cpu().numpy()
+
+    def identity(self) -> dict[str, str]:
+        """What must agree between two statistics for them to be compared."""
+        return {"extractor": self.name, "resize": self.resize, "weights": self.weights}
+
+
+def inception(
+    weights_path: str | Path | None = None, device: str | torch.device = "cpu", resize: str = "pytorch"
+) -> Extractor:
+    """pytorch-fid's Inception network: 2048 features after the last average pooling.
+
+    weights_path    pytorch-fid's weights file; None takes it from torch hub's cache, or downloads it to there
+    resize          'pytorch': bilinear without antialiasing, as pytorch-fid; 'clean': bicubic with antialiasing on
+                    unrounded values, as clean-fid (whose network also scales pixels by 1/128, where this one has 2/255)
+    Raises CommandError where the weights are missing, of another format, or cannot be downloaded.
+    """
+    path = Path(weights_path) if weights_path else _cached_weights()
+    network = _inception_network(path, resize_input=resize == "pytorch").to(device)
+
+    def features(pixels):
+        unit = pixels.float() / 255
+        if resize == "clean":
+            sides = (INCEPTION_SIDE, INCEPTION_SIDE)
+            unit = F.interpolate(unit, sides, mode="bicubic", antialias=True).clamp(0, 1)
+        return network(unit)[0].flatten(1)
+
+    return Extractor(features, "inception", resize, file_hash(path), channels=3, device=device)
+
+
+def _cached_weights() -> Path:
+    """pytorch-fid's weights in torch hub's cache, downloaded where they are absent."""
+    from pytorch_fid.inception import FID_WEIGHTS_URL
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / FID_WEIGHTS_URL.rsplit("/", 1)[1]
+    if path.is_file():
+        return path
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # seconds; without it a silent network would hang the command
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(FID_WEIGHTS_URL, str(path), hash_prefix=path.stem.rsplit("-", 1)[1])
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise CommandError(
+            f"no Inception weights at {path}, and the download failed ({first_line(error)}): fetch {FID_WEIGHTS_URL} "
+            "by other means and give --inception_weights PATH, or use --extractor classifier"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return path
+
+
+def _inception_network(path: Path, resize_input: bool) -> torch.nn.Module:
+    """pytorch_fid.inception.InceptionV3 with the weights of `path`, read so that no code can run."""
+    import pytorch_fid.inception as package
+
+    if not path.is_file():
+        raise CommandError(f"--inception_weights {path} does not exist")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        with _loading(package, weights):
+            return package.InceptionV3(resize_input=resize_input).eval()
+    except (RuntimeError, TypeError, AttributeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError,
+            zipfile.BadZipFile) as error:
+        raise CommandError(f"{path} does not hold pytorch-fid's Inception weights: {first_line(error)}") from None
+
+
+@contextlib.contextmanager
+def _loading(package, weights: dict):
+    """Let pytorch-fid's constructor, which always downloads, take `weights` in place of the download."""
+    download = package.load_state_dict_from_url
+    package.load_state_dict_from_url = lambda *_, **__: weights
+    try:
+        yield
+    finally:
+        package.load_state_dict_from_url = download
+
+
+def classifier(path: str | Path, device: str | torch.device = "cpu") -> Extractor:
+    """Features of a small CNN trained on the images' own data set, a checkpoint of train_classifier.py --images.
+
+    For offline use and grey sets. Its distances do not compare with Inception's, nor with those of other weights.
+    Raises CommandError where the checkpoint is missing or not a classifier's.
+    """
+    if not Path(path).is_file():
+        raise CommandError(f"no classifier at {path}: make it with train_classifier.py --images, or give --classifier")
+    record = load_checkpoint(path, device)
+    if record.get("kind") != "classifier":
+        raise CommandError(f"{path} is not a classifier's checkpoint: make one with train_classifier.py --images")
+    config = record["config"]
+    network = Classifier(config["channels"], config["size"], config["classes"], config["width"])
+    network.load_state_dict(record["model"])
+    network.to(device).eval()
+
+    def features(pixels):
+        return network.features(pixels.float() / 127.5 - 1)
+
+    return Extractor(
+        features, "classifier", "none", file_hash(path), channels=config["channels"], size=config["size"], device=device
+    )

@@ -1,0 +1,1 @@
+"""What `run.py --mode` runs, one file a family of modes."""

@@ -1,0 +1,99 @@
+"""What the modes `nll` and `mutual_info` share: rows of a split, the log-SNRs they are measured over, provenance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import distributed
+from dataset.registry import Dataset
+from diffusion import LogSNRProposal
+from experiment import Trained, batches_of, load_data
+from information.lattice import Lattice
+from information.likelihood import exact_float32
+from models import InfoDiff
+from rng import Rng
+from utils import CommandError, versions
+
+DEFAULT_IMAGES = 1_000
+BATCH = {"image": 256, "points": 8_192}  # samples evaluated at once
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The measured rows of one split."""
+
+    dataset: Dataset
+    split: str
+    count: int
+    device: torch.device
+    workers: int
+
+    @classmethod
+    def of(cls, trained: Trained, split: str) -> Sample:
+        dataset = load_data(trained.config, split)
+        count = min(trained.config.num_images or DEFAULT_IMAGES, len(dataset))
+        if count < distributed.world():
+            raise CommandError(f"--num_images: {count} images are too few for {distributed.world()} processes")
+        return cls(dataset, split, count, trained.device, trained.config.num_workers)
+
+    def batches(self, rows: range | None = None):
+        """(index [B], x [B, *shape]) on the device, of all rows or of some."""
+        size = BATCH[self.dataset.spec.kind]
+        for index, x in batches_of(self.dataset, size, self.device, rows or range(self.count), self.workers):
+            yield index.to(self.device), x
+
+    def own_batches(self):
+        """The batches that this process measures; `Curve.concatenate` puts together what all of them find."""
+        return self.batches(distributed.part(self.count))
+
+    @property
+    def lattice(self) -> Lattice | None:
+        levels = self.dataset.levels
+        return None if levels is None else Lattice(-1.0, 2 / (levels - 1), levels)
+
+
+def in_float32(model):
+    """The model with every network in full precision."""
+    model.lower = None
+    return model
+
+
+def proposal_of(model) -> LogSNRProposal:
+    """Where the model's error is integrated: what it was trained on, within what the data's spectrum asks for."""
+    trained = getattr(model.objective, "proposal", None)
+    if trained is not None:
+        return trained
+    gaussian, seen = model.gaussian, model.objective.logsnr_range
+    wanted = gaussian.logsnr_range
+    return LogSNRProposal(gaussian.loc, gaussian.scale, max(wanted[0], seen[0]), min(wanted[1], seen[1]))
+
+
+def range_note(model, proposal: LogSNRProposal) -> str:
+    low, high = model.gaussian.logsnr_range
+    if proposal.low > low or proposal.high < high:
+        return (f"the data's spectrum asks for log-SNR {low:.1f} .. {high:.1f}; the model was trained on "
+                f"{proposal.low:.1f} .. {proposal.high:.1f}, and outside the Gaussian takes over")
+    return f"log-SNR {proposal.low:.1f} .. {proposal.high:.1f}; outside the Gaussian takes over"
+
+
+@torch.no_grad()
+def codes_of(model: InfoDiff, sample: Sample) -> tuple[Tensor, Tensor | None]:
+    """(mean, log-variance) of q(z|x) for all rows: [N, a_dim] each, the second None for a deterministic encoder."""
+    with exact_float32(sample.device.type):
+        means, logvars = zip(*(model.posterior(x) for _, x in sample.batches()), strict=True)
+    return torch.cat(means), None if logvars[0] is None else torch.cat(logvars)
+
+
+def drawn_codes(mean: Tensor, logvar: Tensor, seed: int) -> Tensor:
+    """One z of q(z|x) a row, a function of (seed, row). [N, a_dim]"""
+    rows = torch.arange(len(mean), device=mean.device)
+    return mean + (logvar / 2).exp() * Rng(seed, rows).normal("z", mean.shape[1])
+
+
+def provenance(trained: Trained) -> dict:
+    """Of the numbers in a result file; epoch 0 stands for somebody's network as it came, averaged or not."""
+    record = {**trained.provenance(), "seed": trained.config.r_seed, "versions": versions()}
+    return record if trained.epoch else {**record, "ema": None}

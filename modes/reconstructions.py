@@ -1,0 +1,191 @@
+"""The modes about images and their two latents, z and x_T: there and back, along a latent, between two images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+import config as config_module
+import plots
+from config import Command
+from dataset import files, registry
+from experiment import Trained, batches_of, load_data, open_trained
+from metrics.reconstruction import image_errors, summary
+from modes.latents import label_arrays, refuse_given
+from rng import Rng
+from sampling import ddim, ddim_invert
+from utils import CommandError, check_writable, versions, write_json, write_npz
+
+INVERSION_STEPS = 50  # of DDIM, in the modes that invert
+QUALITY_IMAGES = 1_000
+RANDOM_IMAGES = 64  # of them, decoded from random x_T too
+TRAVERSAL = np.linspace(-1.5, 1.5, 11)
+PATH_POINTS = 10
+
+
+class Autoencoder:
+    """x -> (z, x_T) -> x by deterministic DDIM and its inversion. The VAE has no x_T, plain diffusion no z."""
+
+    def __init__(self, trained: Trained):
+        self.model = trained.model
+        self.has_z, self.has_noise = trained.config.has_latent, trained.config.model != "vae"
+        if self.has_noise:
+            steps = min(trained.config.sample_steps or INVERSION_STEPS, self.model.schedule.steps)
+            self.grid = self.model.grid(steps, trained.config.spacing)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """[B, *shape] -> z [B, a_dim] and x_T [B, *shape], None where the model has none."""
+        z = self.model.encode(x) if self.has_z else None
+        return z, ddim_invert(self.model.denoise, x, self.grid, z) if self.has_noise else None
+
+    @torch.no_grad()
+    def decode(self, z: Tensor | None, x_T: Tensor | None) -> Tensor:
+        return ddim(self.model.denoise, x_T, self.grid, z) if self.has_noise else self.model.decode(z)
+
+
+def latent_quality(command: Command) -> None:
+    """Mode `latent_quality`: z and x_T of held-out images, and how well they give the images back.
+
+    Reconstructions from the inferred x_T are measured on all images, those from --sampling_number random x_T each on
+    the first RANDOM_IMAGES.
+    """
+    trained = open_trained(command)
+    config, coder = trained.config, Autoencoder(trained)
+    for root in ("imgs", "results"):
+        check_writable(config_module.folder(config, root))
+    dataset = load_data(config, config.split or "test")
+    count = min(len(dataset), config.num_images or QUALITY_IMAGES)
+    codes, noises, inferred, kept = [], [], [], []
+    with tqdm(total=count, desc="inverting", unit="img") as bar:
+        for _, x in batches_of(dataset, config.batch_size, trained.device, range(count), config.num_workers):
+            z, x_T = coder.encode(x)
+            back = coder.decode(z, x_T)
+            codes.append(torch.zeros(len(x), 0) if z is None else z.cpu())
+            noises.append(x_T.cpu())
+            inferred.append(image_errors(back, x))
+            if len(kept) * config.batch_size < RANDOM_IMAGES:
+                kept.append((x, z, x_T, back))
+            bar.update(len(x))
+    x, z, x_T, back = (None if part[0] is None else torch.cat(part)[:RANDOM_IMAGES] for part in zip(*kept, strict=True))
+    draws = random_reconstructions(coder, z, x, config.sampling_number, config.r_seed)
+    random = [image_errors(draw, x) for draw in draws]
+    record = {
+        "images": count, "split": dataset.split, "steps": len(coder.grid) - 1, "inferred": summary(inferred),
+        "random": summary(random) | {"images": len(x), "draws": len(draws)}, "versions": versions(),
+        **trained.provenance(),
+    }
+    write_json(config_module.folder(config, "results") / "latent_quality.json", record)
+    labels = np.zeros((count, 0), np.int64) if dataset.labels is None else dataset.labels[:count]
+    path = config_module.folder(config, "models") / "latent_quality.npz"
+    write_npz(path, z=torch.cat(codes).numpy(), x_T=torch.cat(noises).numpy(), labels=labels,
+              attr_names=label_arrays(dataset, count)["attr_names"], split=np.array(dataset.split))
+    folder = config_module.folder(config, "imgs") / "latent_quality"
+    plots.image_grid(x_T[:16] / 3, folder / "inferred_x_T.png", 8)  # three deviations fill the range of grey
+    rows = [torch.stack([x[i], back[i], *(draw[i] for draw in draws[:8])]) for i in range(min(8, len(x)))]
+    plots.image_grid(torch.cat(rows), folder / "reconstructions.png", len(rows[0]))
+    for name in ("inferred", "random"):
+        print(f"{name:8} x_T: " + "  ".join(f"{k} {v:.4g}" for k, v in record[name].items()))
+    print(f"{path}; pictures in {folder} (reconstructions: image, from inferred x_T, from random x_T)")
+
+
+def random_reconstructions(coder: Autoencoder, z: Tensor | None, x: Tensor, draws: int, seed: int) -> list[Tensor]:
+    """Decodings of the same z from random x_T: `draws` of [B, *shape]."""
+    rng = Rng(seed, torch.arange(len(x), device=x.device))
+    steps = tqdm(range(draws), desc="random x_T", unit="draw")
+    return [coder.decode(z, rng.at(draw).normal("random x_T", *x.shape[1:])) for draw in steps]
+
+
+def disentangle(command: Command) -> None:
+    """Mode `disentangle`: one image, each latent dimension in turn set to eleven values from -1.5 to 1.5."""
+    trained = open_trained(command)
+    config, coder = trained.config, Autoencoder(trained)
+    check_writable(config_module.folder(config, "imgs"))
+    refuse_given(trained)
+    x, name = chosen_image(trained, config.img_id[0])
+    z, x_T = coder.encode(x)
+    values = torch.tensor(TRAVERSAL, dtype=z.dtype, device=z.device)
+    many = z.repeat(config.a_dim * len(values), 1)
+    rows = torch.arange(len(many), device=z.device)
+    many[rows, rows // len(values)] = values.repeat(config.a_dim)
+    images = decode_all(coder, many, x_T, config.batch_size)
+    folder = config_module.folder(config, "imgs") / f"disentangle-{name}"
+    pixels = plots.to_uint8(images)
+    for k in range(config.a_dim):
+        row = pixels[k * len(values) : (k + 1) * len(values)]
+        plots.write_png(folder / f"sample{k}.png", plots.sheet(row, len(values)))
+    plots.write_png(folder / "all.png", plots.sheet(pixels, len(values), shown=32))
+    print(f"{config.a_dim} rows of {len(values)} in {folder} (all.png: a row a latent dimension)")
+
+
+def decode_all(coder: Autoencoder, z: Tensor, x_T: Tensor | None, batch_size: int) -> Tensor:
+    """Decode many z from one x_T [1, *shape]. -> [N, *shape]"""
+    parts = []
+    with tqdm(total=len(z), desc="decoding", unit="img") as bar:
+        for part in z.split(batch_size):
+            parts.append(coder.decode(part, None if x_T is None else x_T.expand(len(part), *x_T.shape[1:])))
+            bar.update(len(part))
+    return torch.cat(parts)
+
+
+def chosen_image(trained: Trained, which: str) -> tuple[Tensor, str]:
+    """An image [1,C,H,W] on the device, by its number in the split or by its file, and a name for folders."""
+    config = trained.config
+    if which.isdecimal():
+        dataset = load_data(config, config.split or "test")
+        if int(which) >= len(dataset):
+            raise CommandError(f"--img_id {which}: the {dataset.split} split has images 0 .. {len(dataset) - 1}")
+        return dataset.batch([int(which)], trained.device), which
+    if not Path(which).is_file():
+        raise CommandError(f"--img_id {which}: neither a number nor an image file that is there")
+    channels, size, _ = trained.model.shape
+    pixels = files.read_image(Path(which))[None]  # [1, 3, H, W]
+    height, width = pixels.shape[2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = files.resize(pixels[:, :, top : top + side, left : left + side], size)
+    raw = torch.from_numpy(registry.recolour(square, channels))
+    return registry.to_float(raw, 256).to(trained.device), Path(which).stem
+
+
+def interpolate(command: Command) -> None:
+    """Mode `interpolate`: ten points from one image to another; z on the line, x_T on the great circle between them.
+
+    The ends are the two images' own reconstructions.
+    """
+    trained = open_trained(command)
+    config, coder = trained.config, Autoencoder(trained)
+    check_writable(config_module.folder(config, "imgs"))
+    first = config.img_id[0]
+    second = config.img_id[1] if len(config.img_id) > 1 else str(int(first) + 1) if first.isdecimal() else None
+    if second is None or len(config.img_id) > 2:
+        raise CommandError("--img_id: interpolation is between two numbers or two image files")
+    if trained.config.model == "diff":
+        refuse_given(trained)
+    (a, name_a), (b, name_b) = (chosen_image(trained, which) for which in (first, second))
+    (z_a, noise_a), (z_b, noise_b) = coder.encode(a), coder.encode(b)
+    share = torch.linspace(0, 1, PATH_POINTS, device=a.device)
+    z = None if z_a is None else torch.lerp(z_a, z_b, share[:, None])
+    x_T = None if noise_a is None else slerp(noise_a, noise_b, share)
+    path = coder.decode(z, x_T)
+    name = first if len(config.img_id) == 1 else f"{name_a}-{name_b}"
+    folder = config_module.folder(config, "imgs") / f"interpolate-{name}"
+    for i, image in enumerate(plots.to_uint8(path)):
+        plots.write_png(folder / f"point-{i:02d}.png", image)
+    plots.image_grid(torch.cat([a, path, b]), folder / "all.png", PATH_POINTS + 2)
+    print(f"{PATH_POINTS} points in {folder} (all.png: image, its reconstruction, ..., the other's, image)")
+
+
+def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """Points [K, *shape] on the great circle from a to b [1, *shape] (Shoemake 1985): as long as noise is."""
+    cosine = F.cosine_similarity(a.flatten(1).double(), b.flatten(1).double()).clamp(-1 + 1e-9, 1 - 1e-9)
+    angle = torch.arccos(cosine)
+    weight_a = torch.sin((1 - share) * angle) / torch.sin(angle)
+    weight_b = torch.sin(share * angle) / torch.sin(angle)
+    shape = (-1, *[1] * (a.dim() - 1))
+    return (weight_a.reshape(shape) * a + weight_b.reshape(shape) * b).to(a.dtype)

@@ -1,0 +1,1 @@
+"""Networks that were trained elsewhere, behind the suite's denoiser contract."""

@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+import torch
+
+import train_classifier
+from dataset import registry
+from metrics import classification
+from modules import Classifier
+from utils import CommandError, load_checkpoint, read_json, write_npz
+
+CLASSIFIERS = ("logistic", "mlp")
+
+
+def blobs(rows, classes, spread=0.3, seed=0, shares=None):
+    """Points around the corners of a simplex, with the corner's number as label."""
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(classes, size=rows, p=shares)
+    return np.eye(classes)[labels] + spread * generator.normal(size=(rows, classes)), labels[:, None]
+
+
+def evaluate(inputs, labels, classifier="logistic", folds=3, **more):
+    names = [f"label {k}" for k in range(labels.shape[1])]
+    return classification.evaluate(inputs, labels, names, classifier, folds, jobs=1, **more)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_separable_classes_are_told_apart_and_noise_is_not(classifier):
+    inputs, labels = blobs(200, 3, spread=0.1)
+    assert evaluate(inputs, labels, classifier)["mean"] > 0.99
+    noise = np.random.default_rng(1).normal(size=inputs.shape)
+    result = evaluate(noise, labels, classifier)
+    assert result["measure"] == "accuracy" and result["mean"] == pytest.approx(1 / 3, abs=0.12)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_attributes_are_scored_by_auroc_each_and_on_average(classifier):
+    labels = (np.random.default_rng(0).random((400, 3)) < [0.5, 0.3, 0.5]).astype(int)
+    inputs = np.random.default_rng(1).normal(size=(400, 4))
+    inputs[:, :2] += 3 * labels[:, :2]
+    result = evaluate(inputs, labels, classifier)
+    first, second, blind = (one["mean"] for one in result["per_label"])
+    assert result["measure"] == "auroc" and result["chance"] == 0.5
+    # Two normals three deviations apart: AUROC = Phi(3 / sqrt 2) = .983
+    assert first == pytest.approx(0.983, abs=0.02) and second == pytest.approx(0.983, abs=0.02)
+    assert blind == pytest.approx(0.5, abs=0.1)
+    assert result["mean"] == pytest.approx((first + second + blind) / 3)
+    assert len(result["folds"]) == 3
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_inputs_are_standardised_inside_the_fold(classifier):
+    inputs, labels = blobs(200, 3)
+    stretched = inputs * [1e4, 1.0, 1e-4] + [1e5, 0, -3]
+    stretched = np.concatenate([stretched, np.full((200, 1), 7.0)], axis=1)  # a dead input does no harm
+    plain, scaled = evaluate(inputs, labels, classifier), evaluate(stretched, labels, classifier)
+    assert scaled["mean"] == pytest.approx(plain["mean"], abs=0.02)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_scores_are_seeded(classifier):
+    inputs, labels = blobs(120, 3, spread=1.0)
+    state = torch.random.get_rng_state()
+    first, again, other = (evaluate(inputs, labels, classifier, seed=seed)["folds"] for seed in (4, 4, 5))
+    assert first == again and first != other
+    assert torch.equal(state, torch.random.get_rng_state())  # nobody else's generator was touched
+
+
+def test_mlp_weights_rare_classes():
+    """A class of 4% that overlaps another: unweighted, hardly any row would be called by its name."""
+    generator = np.random.default_rng(0)
+    labels = (np.arange(1000) % 25 == 0).astype(int)[:, None]
+    inputs = (generator.normal(size=(1000, 1)) + 1.5 * labels).astype(np.float32)
+    probability = classification._mlp(inputs, labels, inputs, seed=0, device="cpu")[0]
+    called = probability.argmax(axis=1)
+    assert called[labels[:, 0] == 1].mean() > 0.6
+    assert called[labels[:, 0] == 0].mean() < 0.4
+
+
+def test_folds_hold_each_row_out_once_and_spread_a_class():
+    _, labels = blobs(203, 4, shares=[0.6, 0.3, 0.07, 0.03])
+    part = classification.fold_numbers(labels, folds=5, seed=0)
+    assert np.ptp(np.bincount(part, minlength=5)) <= 1
+    for value in range(4):
+        assert np.ptp(np.bincount(part[labels[:, 0] == value], minlength=5)) <= 1
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_constant_and_rare_labels_are_scored_without_nan(classifier):
+    labels = np.zeros((100, 3), dtype=int)
+    labels[:50, 0], labels[3, 2] = 1, 1  # balanced, constant, a single positive
+    result = evaluate(np.random.default_rng(0).normal(size=(100, 3)), labels, classifier)
+    assert [one["mean"] is None for one in result["per_label"]] == [False, True, True]
+    assert np.isfinite([result["mean"], result["sd"], *result["folds"]]).all()
+    factors = labels.copy()
+    factors[:3, 0] = 5  # three rows of one value, others absent
+    assert np.isfinite(evaluate(np.random.default_rng(0).normal(size=(100, 3)), factors, classifier)["mean"])
+
+
+def test_wide_inputs_lose_only_their_small_axes():
+    generator = np.random.default_rng(0)
+    factors, labels = blobs(200, 4, spread=0.2)
+    wide = factors @ generator.normal(size=(4, 300)) + 0.01 * generator.normal(size=(200, 300))
+    narrow = evaluate(wide, labels, axes=20)
+    assert narrow["axes"] == 20 and narrow["dimensions"] == 300
+    assert narrow["mean"] == pytest.approx(evaluate(wide, labels)["mean"], abs=0.02)
+
+
+def test_factors_share_one_network():
+    labels = np.stack([np.arange(300) % 2, np.arange(300) // 2 % 4], axis=1)
+    heads = classification.head_sizes(labels)
+    assert heads == [2, 4]
+    images = torch.full((300, 2, 8, 8), -1.0)  # the first label is a colour, the second the corner that is lit
+    for image, (colour, corner) in zip(images, labels, strict=True):
+        image[colour, 4 * (corner // 2) : 4 * (corner // 2) + 4, 4 * (corner % 2) : 4 * (corner % 2) + 4] = 1.0
+    network = classification.train_images(lambda rows: images[rows], labels, heads, (2, 8, 8), epochs=12, width=16)
+    assert min(classification.accuracy(network, lambda rows: images[rows], labels, heads)) > 0.95
+
+
+@pytest.mark.parametrize("inputs, labels, culprit", [
+    (np.ones((20, 2)), np.zeros((20, 1), int), "constant"),
+    (np.ones((20, 2)), np.zeros((19, 1), int), "(20, 2)"),
+    (np.ones((4, 2)), np.arange(4)[:, None], "too few"),
+    (np.full((20, 2), np.inf), np.arange(20)[:, None], "infinite"),
+])
+def test_inputs_and_labels_that_do_not_go_together_are_refused(inputs, labels, culprit):
+    with pytest.raises(CommandError) as error:
+        evaluate(inputs, labels)
+    assert culprit in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The program, on the embedded digits
+
+EXPERIMENT = ["--model", "diff", "--dataset", "digits", "--a_dim", "16"]
+
+
+@pytest.fixture
+def saved(in_tmp):
+    """An experiment's files, with latents that are a noisy linear view of the pixels and x_T that is noise."""
+    digits = registry.load("digits", "test")
+    pixels = digits.batch(np.arange(200)).flatten(1).numpy()
+    generator = np.random.default_rng(0)
+    folder = in_tmp / "models/digits_16d_0.1mmd"
+    z = pixels @ generator.normal(size=(64, 16)) / 8
+    write_npz(folder / "latents.npz", all_a=z, all_attr=digits.labels[:200], attr_names=np.array(["digit"]),
+              split=np.array("test"))
+    write_npz(folder / "latent_quality.npz", z=z[:100], labels=digits.labels[:100],
+              x_T=generator.normal(size=(100, 1, 8, 8)))
+    return in_tmp
+
+
+def test_latents_stand_beside_noise_and_pixels(saved, capsys):
+    assert train_classifier.main([*EXPERIMENT, "--jobs", "1"]) == 0
+    record = read_json(saved / "results/digits_16d_0.1mmd/classification.json")
+    scores = {name: result["mean"] for name, result in record["inputs"].items()}
+    assert scores["pixels"] > scores["z"] > 0.6 and scores["x_T"] < 0.35
+    assert record["inputs"]["pixels"]["dimensions"] == 64
+    printed = capsys.readouterr().out
+    assert all(f"\n{name} " in printed for name in ("z", "x_T", "pixels"))
+
+
+def test_image_classifier_is_trained_and_saved_for_fid(in_tmp):
+    arguments = ["--dataset", "digits", "--images", "--width", "32", "--epochs", "3", "--device", "cpu"]
+    assert train_classifier.main(arguments) == 0
+    record = load_checkpoint("models/digits_classifier.pth")
+    assert record["kind"] == "classifier"
+    assert record["config"] == {"channels": 1, "size": 8, "classes": 10, "width": 32}
+    network = Classifier(**record["config"]).eval()
+    network.load_state_dict(record["model"])
+    digits = registry.load("digits", "test")
+    with torch.no_grad():
+        guesses = network(digits.batch(np.arange(len(digits)))).argmax(1).numpy()
+    assert np.mean(guesses == digits.labels[:, 0]) == pytest.approx(record["accuracy"], abs=1e-6)
+    assert record["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("arguments, culprit", [
+    (["--a_dim", "8"], "save_latent"),
+    (["--classifier", "svm"], "--classifier"),
+    (["--device", "abacus"], "--device"),
+    (["--images", "--dataset", "moons"], "moons"),
+    (["--inputs", "x_T", "--tag", "copy"], "latent_quality"),
+    (["--inputs", "pixels", "--tag", "other"], "latents.npz"),
+])
+def test_mistakes_are_one_line_and_leave_nothing(saved, capsys, arguments, culprit):
+    latents = dict(np.load("models/digits_16d_0.1mmd/latents.npz"))
+    write_npz("models/digits_16d_0.1mmd_copy/latents.npz", **latents)
+    write_npz("models/digits_16d_0.1mmd_other/latents.npz", **{**latents, "all_attr": latents["all_attr"][::-1]})
+    assert train_classifier.main([*EXPERIMENT, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train_classifier.py: error:") and error.count("\n") == 1 and culprit in error
+    assert not (saved / "results").exists()

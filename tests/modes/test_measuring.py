@@ -1,0 +1,159 @@
+"""The modes nll and mutual_info, from a model to its result files: refusals, names of numbers, provenance."""
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from oracles import GaussianDenoiser, PairDenoiser
+from torch import nn
+
+import config as config_module
+from dataset import points, registry
+from experiment import Trained, build_fresh, fit_gaussian, load_data
+from modes import mutual_info, nll
+from utils import CommandError
+
+
+class Oracle(nn.Module):
+    """A closed-form denoiser in the place of a model's network."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x_noisy, logsnr, z=None):
+        return self.denoiser(x_noisy, logsnr, z)
+
+
+def trained(tmp_path, *flags, network=None):
+    """An untrained model of a command line, as if from a checkpoint."""
+    folders = ["--result_folder", str(tmp_path / "results")]
+    command = config_module.parse([*flags, "--device", "cpu", *folders], "run.py", registry.SPECS)
+    dataset = load_data(command.config, "train")
+    gaussian = fit_gaussian(dataset, 0)
+    model = build_fresh(command.config, dataset.shape, gaussian, torch.device("cpu")).eval().requires_grad_(False)
+    if network is not None:
+        model.network = Oracle(network)
+    path = tmp_path / "model-1.pth"
+    path.write_bytes(b"weights")
+    return Trained(command.config, command.given, model, path, 1, 10, torch.device("cpu"))
+
+
+def results(run, name):
+    return json.loads((config_module.folder(run.config, "results") / name).read_text())
+
+
+def test_nll_of_points_names_the_exact_excess(tmp_path):
+    oracle = GaussianDenoiser(torch.zeros(2), torch.from_numpy(points.mvn_covariance(2)[:2, :2]))
+    run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd",
+                  "--npoints", "16", "--num_images", "3000", network=oracle)
+    nll.measure_likelihood(run)
+    record = results(run, "nll.json")
+    (entry,) = record["entries"]
+    assert entry["kind"] == "continuous"
+    assert entry["nll_bpd"] == pytest.approx(entry["nll_nats"] / (2 * np.log(2)))
+    assert abs(entry["excess_nats"]) < 3 * entry["excess_se"]
+    assert entry["excess_se"] < entry["se_nats"]  # paired
+    assert entry["reported_on"] == "test"
+    assert (entry["low"], entry["high"]) == tuple(record["logsnr_range"])
+    assert record["num_images"] == 3000
+
+
+def test_nll_of_lattice_data_reports_every_bound_under_its_own_name(tmp_path):
+    run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--unets_channels", "32", "--npoints", "2",
+                  "--num_images", "6", "--soft")
+    nll.measure_likelihood(run)
+    entries = {entry["bound"]: entry for entry in results(run, "nll.json")["entries"]}
+    kinds = [entry["kind"] for entry in entries.values()]
+    assert {"dequantised", "lattice", "discrete"} == set(kinds)
+    lattice = entries["lattice value (no bound)"]
+    assert "nll_bpd" not in lattice
+    assert "nll_lattice_bpd" in lattice
+    best = entries["discrete, best at each log-SNR"]
+    assert (best["chosen_on"], best["reported_on"]) == ("val", "test")
+    assert {"discrete, soft-rounded", "VDM, continuous time", "VDM, 1000 steps",
+            "DDPM, 1000 steps, fixed variance"} <= set(entries)
+    # Trained with the simple loss: only within its schedule is the model asked.
+    assert best["low"] >= run.model.schedule.logsnr_range[0]
+    assert best["high"] <= run.model.schedule.logsnr_range[1]
+    assert (config_module.folder(run.config, "results") / "nll_errors.png").stat().st_size > 1000
+
+
+def test_a_conditional_likelihood_is_never_printed_as_the_likelihood(tmp_path):
+    flags = ("--mode", "nll", "--model", "diff", "--a_dim", "2", "--npoints", "2", "--num_images", "4")
+    with pytest.raises(CommandError, match="--z_dropout"):
+        nll.measure_likelihood(trained(tmp_path, *flags))
+    run = trained(tmp_path, *flags, "--kld_weight", "1")
+    nll.measure_likelihood(run)
+    assert {entry["branch"] for entry in results(run, "nll.json")["entries"]} == {"elbo"}
+    run = trained(tmp_path, *flags, "--kld_weight", "1", "--z_dropout", "0.1")
+    nll.measure_likelihood(run)
+    assert {entry["branch"] for entry in results(run, "nll.json")["entries"]} == {"elbo", "unconditional"}
+
+
+def test_mutual_information_of_given_pairs_is_the_known_value(tmp_path):
+    covariance = torch.from_numpy(points.mvn_covariance(2))
+    run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd", "--z_dropout",
+                  "0.1", "--npoints", "32", "--num_images", "4000", network=PairDenoiser(covariance, 2))
+    mutual_info.measure_information(run)
+    record = results(run, "mutual_info.json")
+    assert record["exact_nats"] == pytest.approx(0.2939, abs=1e-4)
+    assert record["difference_nats"] == pytest.approx(0.2939, abs=0.03)
+    assert record["orthogonal_nats"] == pytest.approx(0.2939, abs=0.03)
+    assert all(check["passed"] for check in record["checks"])
+
+
+def test_mutual_information_needs_a_branch_without_z(tmp_path):
+    with pytest.raises(CommandError, match="--z_dropout"):
+        run = trained(tmp_path, "--mode", "mutual_info", "--model", "diff", "--a_dim", "2")
+        mutual_info.measure_information(run)
+    with pytest.raises(CommandError, match="--model diff"):
+        mutual_info.measure_information(trained(tmp_path, "--mode", "mutual_info", "--model", "vanilla"))
+
+
+def test_mutual_information_of_a_stochastic_encoder(tmp_path):
+    run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--kld_weight", "1", "--z_dropout", "0.1",
+                  "--npoints", "2", "--num_images", "20")
+    mutual_info.measure_information(run)
+    record = results(run, "mutual_info.json")
+    assert record["marginal_kl_nats"] == pytest.approx(record["rate_nats"] - record["iq_nats"])
+    assert record["iq_limit_nats"] == pytest.approx(np.log(20))
+    assert len(record["iq_per_dimension_nats"]) == len(record["reliance_nats"]) == 2
+    assert record["over_tau"] is None
+    # Fresh weights end in zeros: with and without z the network says the same.
+    assert record["orthogonal_nats"] == pytest.approx(0, abs=1e-6)
+
+
+def test_mutual_information_of_a_deterministic_encoder_is_a_curve_over_tau(tmp_path):
+    run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "moons", "--a_dim", "2", "--z_dropout", "0.1",
+                  "--npoints", "2", "--num_images", "20", "--mi_steps", "2", "--tau", "1", "0.1")
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    mutual_info.measure_information(run)
+    record = results(run, "mutual_info.json")
+    assert [part["tau"] for part in record["over_tau"]] == [0.1, 1.0]
+    assert record["over_tau"][0]["iq_nats"] > record["over_tau"][1]["iq_nats"]
+    assert any("smaller tau" in check["name"] for check in record["checks"])
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_plot_results_draws_from_result_files_alone(tmp_path, capsys):
+    oracle = GaussianDenoiser(torch.zeros(3), torch.from_numpy(points.mvn_covariance(3)[:3, :3]))
+    run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--dataset", "mvn", "--a_dim", "3", "--loss", "itd",
+                  "--npoints", "4", "--num_images", "50", network=oracle)
+    nll.measure_likelihood(run)
+    covariance = torch.from_numpy(points.mvn_covariance(2))
+    run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd", "--z_dropout",
+                  "0.1", "--npoints", "4", "--num_images", "50", network=PairDenoiser(covariance, 2))
+    mutual_info.measure_information(run)
+    script = Path(nll.__file__).parents[1] / "scripts" / "plot_results.py"
+    plot_results = runpy.run_path(str(script))["main"]
+    output = tmp_path / "figures"
+    assert plot_results([str(tmp_path / "results"), "--output", str(output), "--by", "a_dim"]) == 0
+    drawn = {path.name for path in output.iterdir()}
+    assert {"errors.png", "bounds.md", "information.md", "information.png"} == drawn
+    assert plot_results([str(tmp_path / "nothing"), "--output", str(output)]) == 2
+    assert "nothing is no result file" in capsys.readouterr().err
