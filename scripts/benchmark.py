@@ -1,4 +1,4 @@
-"""Seconds of training, sampling and reading, beside the networks that pip can install:  python scripts/benchmark.py
+"""Seconds of training, sampling and reading, beside the networks that pip can install:  python -m scripts.benchmark
 
 Prints Markdown tables and writes the same numbers to ./results/benchmark.json (--output). Every figure is the median of
 several repeats after a warm-up; contenders take turns, so that their ratio holds on a machine that others use too.
@@ -35,8 +35,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from config import Config, integer, number
 from dataset import registry, shapes3d
 from diffusion import Gaussian, diffuse
@@ -46,6 +44,8 @@ from rng import Rng
 from sampling import sample
 from training import Stepper
 from utils import CommandError, check_writable, exit_status, versions, write_json
+
+PROG = "python -m scripts.benchmark"
 
 SIZES = ("digits", "fmnist", "cifar10", "celeba")
 MODELS = {"vanilla": "plain diffusion", "diff": "InfoDiffusion"}
@@ -401,7 +401,7 @@ def describe_machine(device: torch.device) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__.splitlines()[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES[1:], help="data sets whose shape to run")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=tuple(MODELS), help="which of our models")

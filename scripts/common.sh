@@ -1,21 +1,15 @@
-# Sourced by the scripts of the experiments: the published settings, each an environment variable, and how a command
-# is run. Files are made in the folder that a script is called from.
+# Sourced by the scripts of the experiments: the published settings, each an environment variable.
 #   DATASET=celeba    data set                         EPOCHS=50   epochs of training, and the checkpoint used later
 #   MODEL=diff        diff, vae or vanilla             STEPS=      end training after so many steps, whatever EPOCHS says;
 #   A_DIM=256         dimensions of z                              the newest checkpoint is then the one used later
 #   MMD=0.1           weight of the MMD                SEED=64     seed
 #   TAG=              a name that keeps runs apart     EXTRA=      flags of run.py for every command; they win
-#   PYTHON=           the interpreter: .venv/bin/python where there is one, else python
 #   EXTRACTOR=        inception, or classifier: a small network trained on the data set itself (offline, grey sets)
-#   DRY=              not empty: print the commands, run none
+#   PYTHON= DRY=      python.sh
 set -euo pipefail
-HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+. "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 : "${DATASET:=celeba}" "${MODEL:=diff}" "${EPOCHS:=50}" "${STEPS:=}" "${A_DIM:=256}" "${MMD:=0.1}" "${SEED:=64}"
-: "${TAG:=}" "${EXTRA:=}" "${DRY:=}"
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=python
-    if [ -x "$HERE/.venv/bin/python" ]; then PYTHON=$HERE/.venv/bin/python; fi
-fi
+: "${TAG:=}" "${EXTRA:=}"
 case $DATASET in
     digits | mnist | fmnist) : "${EXTRACTOR:=classifier}" ;;
     *) : "${EXTRACTOR:=inception}" ;;
@@ -28,19 +22,9 @@ training=("${experiment[@]}" --epochs "$EPOCHS" ${STEPS:+--max_steps "$STEPS"} $
 if [ -z "$STEPS" ]; then experiment+=(--epochs "$EPOCHS"); fi
 trained=("${experiment[@]}" $EXTRA)
 
-# The first word names a program of the suite, the others are its flags.
-run() {
-    local program=$1
-    shift
-    printf '+ %s' "$program"
-    printf ' %q' "$@"
-    printf '\n'
-    if [ -z "$DRY" ]; then "$PYTHON" "$HERE/$program" "$@"; fi
-}
-
 # The experiment's folder below the root imgs, results, ...
 folder() {
-    PYTHONPATH=$HERE "$PYTHON" -c 'import sys, config
+    python_here -c 'import sys, config
 from dataset import registry
 print(config.folder(config.parse(sys.argv[2:], "common.sh", registry.SPECS).config, sys.argv[1]))' "$1" "${trained[@]}"
 }

@@ -1,6 +1,6 @@
 """Frechet distance of a trained model's samples against the steps of the sampler, for ddpm, ddim and dpmpp:
 
-    python scripts/compare_samplers.py --model vanilla --dataset digits --sampling_number 5000 [the experiment's flags]
+    python -m scripts.compare_samplers --model vanilla --dataset digits --sampling_number 5000 [the experiment's flags]
 
 Every sampler draws the same numbered samples from the same x_T. The distance is to the test split, between features of
 the image classifier of the set (train_classifier.py --images); the training split's own distance to it is the floor.
@@ -13,13 +13,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import config as config_module
 from dataset import registry
 from utils import CommandError, check_writable, exit_status, versions, write_json
 
-PROG = "compare_samplers.py"
+PROG = "python -m scripts.compare_samplers"
 
 
 def _flags(group) -> None:

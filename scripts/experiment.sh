@@ -36,7 +36,7 @@ chain() {
 
 main() { # a function is read whole, so that this file may change while it runs
     run run.py --mode eval_fid --dry_run "${trained[@]}" # a wrong flag is found now, and not after hours
-    labels=$(PYTHONPATH=$HERE "$PYTHON" -c "from dataset import registry; print(registry.SPECS['$DATASET'].labels)")
+    labels=$(python_here -c "from dataset import registry; print(registry.SPECS['$DATASET'].labels)")
     bash "$scripts/gen_fid.sh"
     folders=()
     name=$TAG
@@ -48,7 +48,7 @@ main() { # a function is read whole, so that this file may change while it runs
         chain
         folders+=("$(folder results)")
     done
-    run scripts/summary.py "${folders[@]}"
+    run scripts.summary "${folders[@]}"
 }
 
 main

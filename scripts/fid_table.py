@@ -1,4 +1,4 @@
-"""Seconds and agreement of fid.py beside the implementations that pip can install:  python scripts/fid_table.py
+"""Seconds and agreement of fid.py beside the implementations that pip can install:  python -m scripts.fid_table
 
 Prints a Markdown table and writes its numbers to ./results/fid_table.json (--output). Covariances are those of
 rectified Gaussian features whose spectrum falls over three decades, as Inception's does; set OMP_NUM_THREADS to compare
@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import scipy
 from pytorch_fid.fid_score import calculate_frechet_distance
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from config import integer
 from metrics import fid
 from utils import versions, write_json
+
+PROG = "python -m scripts.fid_table"
 
 
 def features(count: int, dims: int, seed: int) -> np.ndarray:
@@ -77,7 +75,8 @@ def kernel_row(dims: int) -> dict:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dims", type=integer(2), default=2048, help="dimensions of the features")
     parser.add_argument("--output", default="./results/fid_table.json", help="file for the numbers")
     args = parser.parse_args(argv)

@@ -3,12 +3,12 @@
 #   bash scripts/information.sh known      mvn in 2, 3 and 5 dimensions, where I(x; z) is known exactly
 #   bash scripts/information.sh digits     InfoDiffusion and a diffusion autoencoder, noise tau on their z
 #   bash scripts/information.sh weights    digits, growing --mmd_weight and shrinking --kld_weight, and one figure of it
-# Variables: EPOCHS=80 (digits)  PAIRS="1e-2_0 1e-4_10" (kld_mmd)  PYTHON=.venv/bin/python
-#            MI_STEPS=600 (to fit the denoiser that is told tau)
+# Variables: EPOCHS=80 (digits)  PAIRS="1e-2_0 1e-4_10" (kld_mmd)  PYTHON= DRY= (python.sh)
+#            MI_STEPS=600 (steps that fit the denoiser conditioned on tau)
 set -euo pipefail
-here=$(cd "$(dirname "$0")/.." && pwd)
-: "${PYTHON:=$here/.venv/bin/python}" "${EPOCHS:=80}"
-run() { "$PYTHON" "$here/run.py" --model diff "$@"; }
+. "$(dirname "$0")/python.sh"
+: "${EPOCHS:=80}"
+model() { run run.py --model "$@"; }
 digits=(--dataset digits --a_dim 32 --z_dropout 0.1)
 train=(--mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 5e-4 --ema_decay 0.999)
 
@@ -16,28 +16,29 @@ case ${1:-} in
 known)
     for n in 2 3 5; do
         flags=(--dataset mvn --a_dim "$n" --loss itd --z_dropout 0.5)
-        run --mode train "${flags[@]}" --epochs 120 --batch_size 512 --learning_rate 1e-3 --ema_decay 0.999 \
+        model diff --mode train "${flags[@]}" --epochs 120 --batch_size 512 --learning_rate 1e-3 --ema_decay 0.999 \
             --save_epochs 120
-        run --mode mutual_info "${flags[@]}" --num_images 10000 --npoints 32
+        model diff --mode mutual_info "${flags[@]}" --num_images 10000 --npoints 32
     done
     ;;
 digits)
     for weight in 0.1 0; do
-        run "${train[@]}" "${digits[@]}" --mmd_weight "$weight"
-        run --mode mutual_info "${digits[@]}" --mmd_weight "$weight" --num_images 500 --npoints 32 \
+        model diff "${train[@]}" "${digits[@]}" --mmd_weight "$weight"
+        model diff --mode mutual_info "${digits[@]}" --mmd_weight "$weight" --num_images 500 --npoints 32 \
             --learning_rate 5e-4 --mi_steps "${MI_STEPS:-600}"
-        run --mode nll "${digits[@]}" --mmd_weight "$weight" --num_images 300 --npoints 32
+        model diff --mode nll "${digits[@]}" --mmd_weight "$weight" --num_images 300 --npoints 32
     done
-    "$PYTHON" "$here/run.py" --model vanilla "${train[@]}" --dataset digits
-    "$PYTHON" "$here/run.py" --model vanilla --mode nll --dataset digits --num_images 300 --npoints 32
+    model vanilla "${train[@]}" --dataset digits
+    model vanilla --mode nll --dataset digits --num_images 300 --npoints 32
     ;;
 weights)
     for pair in ${PAIRS:-1e-2_0 1e-3_0 1e-4_0 1e-5_0 1e-4_1 1e-4_10}; do
         kld=${pair%_*} mmd=${pair#*_}
-        run "${train[@]}" "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd"
-        run --mode mutual_info "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd" --num_images 500 --npoints 32
+        model diff "${train[@]}" "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd"
+        model diff --mode mutual_info "${digits[@]}" --kld_weight "$kld" --mmd_weight "$mmd" --num_images 500 \
+            --npoints 32
     done
-    plot() { "$PYTHON" "$here/scripts/plot_results.py" "${@:2}" --output "results/by_$1" --by "$1"; }
+    plot() { run scripts.plot_results "${@:2}" --output "results/by_$1" --by "$1"; }
     plot kld_weight results/digits_32d_*kld_0.1zdrop
     plot mmd_weight results/digits_32d_0.0001kld_*0.1zdrop
     ;;

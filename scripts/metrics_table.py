@@ -1,6 +1,6 @@
 """Markdown tables of the metrics: source, agreement, and seconds here beside the reference's that pip can install.
 
-Run as:  PYTHONPATH=. python scripts/metrics_table.py   (about six minutes on two cores; FID and KID by fid_table.py)
+Run as:  python -m scripts.metrics_table   (about six minutes on two cores; FID and KID by fid_table.py)
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import argparse
 import os
 import time
 
-import fid_table
 import numpy as np
 import sklearn
 from sklearn.ensemble import GradientBoostingClassifier
@@ -17,7 +16,10 @@ from sklearn.metrics import mutual_info_score, roc_auc_score
 from sklearn.svm import LinearSVC
 
 from metrics import disentanglement as dis
+from scripts import fid_table
 from utils import versions, write_json
+
+PROG = "python -m scripts.metrics_table"
 
 SHAPES3D = (10, 10, 10, 8, 4, 15)  # values of the factors of 3D Shapes
 
@@ -151,15 +153,16 @@ def factor_vae_row(rows: int) -> dict:
                seconds, None)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3200, help="rows of codes and factors (default: 3200)")
     parser.add_argument("--auroc", type=int, nargs=3, default=(8000, 256, 40), metavar=("N", "L", "K"),
                         help="rows, codes and attributes of the AUROCs (default: 8000 256 40)")
     parser.add_argument("--jobs", type=int, default=-1, help="processes; -1 is one a core (default: -1)")
     parser.add_argument("--output", default="./results/metrics_table.json", help="file for the numbers "
                         "(default: ./results/metrics_table.json)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     rows = [*dci_rows(args.rows, args.jobs), auroc_row(*args.auroc), *information_rows(args.rows),
             sap_row(args.rows, args.jobs), factor_vae_row(args.rows)]
     print("| metric | definition | size | agreement | seconds | reference | its seconds | ratio |")

@@ -1,4 +1,4 @@
-"""How well the two MMD kernels tell a latent from its prior:  python scripts/mmd_table.py
+"""How well the two MMD kernels tell a latent from its prior:  python -m scripts.mmd_table
 
 For each kernel and dimension: the unbiased MMD of batches of --batch_size draws of q against as many of N(0, I), for
 q = N(0, 1.3^2 I) and q = N(0.3, I), over --batches batches.
@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config import integer
 from regularisers import bandwidth, mmd
 from rng import Rng
 from utils import versions, write_json
+
+PROG = "python -m scripts.mmd_table"
 
 SCALE, SHIFT = 1.3, 0.3
 
@@ -66,7 +65,8 @@ def rows_of(dims: int, kernel: str, batches: int, size: int) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dims", type=integer(1), nargs="+", default=[2, 32, 256], help="default: 2 32 256")
     parser.add_argument("--batches", type=integer(2), default=200, help="default: 200")
     parser.add_argument("--batch_size", type=integer(2), default=64, help="default: 64")

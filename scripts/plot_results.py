@@ -1,4 +1,4 @@
-"""Figures and tables from result files:  python scripts/plot_results.py results/EXP [...] [--output DIR] [--by FLAG]
+"""Figures and tables from result files:  python -m scripts.plot_results results/EXP [...] [--output DIR] [--by FLAG]
 
 Takes nll.json and mutual_info.json files, or folders that are searched for them, and leaves in --output
 
@@ -17,13 +17,13 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import config as config_module
 import plots
 from modes.mutual_info import information_table
 from modes.nll import bounds_table
 from utils import CommandError, atomic, read_json
+
+PROG = "python -m scripts.plot_results"
 
 ESTIMATES = {"difference": "difference", "orthogonal": "orthogonal", "I_q": "iq", "rate": "rate"}
 
@@ -104,13 +104,18 @@ def draw_information(records: list[dict], output: Path, by: str | None) -> None:
                     logx=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", help="result files, or folders that hold them")
     parser.add_argument("--output", type=Path, default=Path("figures"), help="folder of the figures (default: figures)")
     parser.add_argument("--by", choices=config_module.names_of("model"), metavar="FLAG",
                         help="numeric flag of the model to draw information.png over, e.g. mmd_weight")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
     try:
         records = gather(args.results)
         measured = {mode: [record for record in records if record["mode"] == mode] for mode in ("nll", "mutual_info")}
@@ -120,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
             draw_information(measured["mutual_info"], args.output, args.by)
         draw_training(records, args.output)
     except CommandError as error:
-        print(f"plot_results.py: error: {error}", file=sys.stderr)
+        print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     print(f"figures: {args.output}")
     return 0

@@ -3,10 +3,10 @@
 # likelihood on 20,000 held-out points, paired with the exact one.
 #   bash scripts/points.sh                 dino moons scg line circle
 #   bash scripts/points.sh scg             one set
-# Variables: EPOCHS= (80 for scg, 480 for the others)  PYTHON=.venv/bin/python  EXTRA= flags of training
+# Variables: EPOCHS= (80 for scg, 480 for the others)  EXTRA= flags of training  PYTHON= DRY= (python.sh)
 set -euo pipefail
-here=$(cd "$(dirname "$0")/.." && pwd)
-: "${PYTHON:=$here/.venv/bin/python}" "${EPOCHS:=}" "${EXTRA:=}"
+. "$(dirname "$0")/python.sh"
+: "${EPOCHS:=}" "${EXTRA:=}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # networks this small gain nothing from a second thread
 for dataset in "${@:-dino moons scg line circle}"; do
     for name in $dataset; do
@@ -14,9 +14,9 @@ for dataset in "${@:-dino moons scg line circle}"; do
         epochs=${EPOCHS:-480}
         if [ "$name" = scg ]; then epochs=${EPOCHS:-80}; fi
         begun=$SECONDS
-        "$PYTHON" "$here/run.py" --mode train "${flags[@]}" --epochs "$epochs" --batch_size 512 --learning_rate 1e-3 \
+        run run.py --mode train "${flags[@]}" --epochs "$epochs" --batch_size 512 --learning_rate 1e-3 \
             --ema_decay 0.999 --save_epochs "$epochs" $EXTRA
         echo "$name: trained in $((SECONDS - begun)) s, imports included"
-        "$PYTHON" "$here/run.py" --mode nll "${flags[@]}" --num_images 20000 --npoints 64
+        run run.py --mode nll "${flags[@]}" --num_images 20000 --npoints 64
     done
 done

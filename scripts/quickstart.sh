@@ -5,36 +5,34 @@
 set -euo pipefail
 . "$(dirname "$0")/setup.sh" requirements.txt
 : "${EPOCHS:=40}"
-program=$(pwd)
-PYTHON=$program/$PYTHON
 mkdir -p runs/quickstart
 cd runs/quickstart
 
 model=(--model diff --dataset digits --a_dim 32 --mmd_weight 0.01 --z_dropout 0.1)
-run() { "$PYTHON" "$program/run.py" "${model[@]}" "$@"; }
+quick() { run run.py "${model[@]}" "$@"; }
 
 export OMP_NUM_THREADS=1 # pictures of 8x8 pixels gain nothing from a second thread: two programs run side by side
 
 # The same encoder, untrained: one step at a rate of next to nothing. What z owes to training, and not to architecture.
 untrained() {
-    run --mode train --tag untrained --epochs 1 --max_steps 1 --learning_rate 1e-12
-    run --mode save_latent --tag untrained
-    "$PYTHON" "$program/train_classifier.py" "${model[@]}" --tag untrained --inputs z
+    quick --mode train --tag untrained --epochs 1 --max_steps 1 --learning_rate 1e-12
+    quick --mode save_latent --tag untrained
+    run train_classifier.py "${model[@]}" --tag untrained --inputs z
 }
 encoded() {
-    run --mode plot_latent
-    run --mode save_latent
-    "$PYTHON" "$program/train_classifier.py" "${model[@]}" --inputs z pixels
+    quick --mode plot_latent
+    quick --mode save_latent
+    run train_classifier.py "${model[@]}" --inputs z pixels
 }
 
 untrained > untrained.log 2>&1 &
 first=$!
-run --mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 1e-3 --dropout 0 --ema_decay 0.999
+quick --mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 1e-3 --dropout 0 --ema_decay 0.999
 encoded > encoded.log 2>&1 &
 second=$!
-run --mode train_latent_ddim --epochs 100 --save_epochs 100 --learning_rate 1e-3 --ema_decay 0.999
-run --mode eval --is_latent --sampling_number 64 --sampler dpmpp --sample_steps 20
-run --mode latent_quality --num_images 64 --sampling_number 2 --sample_steps 20
+quick --mode train_latent_ddim --epochs 100 --save_epochs 100 --learning_rate 1e-3 --ema_decay 0.999
+quick --mode eval --is_latent --sampling_number 64 --sampler dpmpp --sample_steps 20
+quick --mode latent_quality --num_images 64 --sampling_number 2 --sample_steps 20
 wait $first || { cat untrained.log >&2; exit 1; }
 wait $second || { cat encoded.log >&2; exit 1; }
-"$PYTHON" "$program/scripts/quickstart_table.py"
+python_here -m scripts.quickstart_table

@@ -1,4 +1,7 @@
-"""The table that scripts/quickstart.sh ends with, read from the result files below the current folder."""
+"""The table that quickstart.sh ends with, read from the result files below the current folder:
+
+    python -m scripts.quickstart_table
+"""
 
 from __future__ import annotations
 

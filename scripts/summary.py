@@ -1,4 +1,4 @@
-"""One table of what experiments' result files say:  python scripts/summary.py results/EXP [results/EXP_seed1 ...]
+"""One table of what experiments' result files say:  python -m scripts.summary results/EXP [results/EXP_seed1 ...]
 
 A column an experiment, a row a measure. Folders whose names differ in a last `seedN` alone (--tag seedN) are runs of
 one experiment: their cell is the mean and the deviation over runs. A single run's cell has its own standard error where
@@ -16,11 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from utils import CommandError, atomic, read_json, write_json
 
-PROG = "summary.py"
+PROG = "python -m scripts.summary"
 
 
 class Value(NamedTuple):
@@ -144,7 +142,8 @@ def table(summary: dict[str, dict]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__)
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="results/EXP", help="result folders of experiments")
     parser.add_argument("--output", type=Path, default=Path("results/summary"), metavar="PATH",
                         help="files to write, without .md and .json (default: results/summary)")

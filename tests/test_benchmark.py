@@ -1,7 +1,5 @@
 """scripts/benchmark.py: rivals do our work, figures mean what they say, absent packages are said."""
 
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,11 +7,8 @@ import torch
 from config import Config
 from dataset import registry
 from models import build_denoiser, build_encoder, multipliers, parameter_count
+from scripts import benchmark
 from utils import read_json
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-
-import benchmark
 
 SLOW = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import train_classifier
 from config import parse
 from dataset import registry
 from run import check_served
-from scripts import compare_samplers, mmd_table, summary
+from scripts import compare_samplers, mmd_table, plot_results, summary
 from utils import read_json, write_json
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -72,7 +72,46 @@ def test_every_script_runs_commands_that_parse(script, in_tmp):
             parsed(program, words)
 
 
-# What commands.md writes after `python run.py`, and how the scripts say it
+@pytest.mark.parametrize("script, words", [("points", ()), ("points", ("scg",)), *(
+    ("information", (part,)) for part in ("known", "digits", "weights"))])
+def test_scripts_that_measure_likelihood_and_information_run_commands_that_parse(script, words, in_tmp):
+    found = commands(script, *words)
+    assert len(found) >= 2
+    for program, flags in found:
+        if program == "scripts.plot_results":
+            plot_results.build_parser().parse_args(flags)
+        else:
+            parsed(program, flags)
+
+
+def test_a_module_of_the_suite_runs_from_any_folder(in_tmp):
+    """`run scripts.NAME`: the suite's own modules, whatever lies in the current folder, which the output goes to."""
+    for name in ("scripts", "utils"):
+        (in_tmp / f"{name}.py").write_text("raise SystemExit('not the suite')\n")
+    write_fid(in_tmp / "results" / "digits_32d", 1.0)
+    line = f". {SCRIPTS / 'python.sh'}; run scripts.summary results/digits_32d"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True,
+                          env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == 0, done.stderr
+    assert (in_tmp / "results" / "summary.md").exists()
+
+
+def test_a_path_of_an_interpreter_holds_in_every_folder(in_tmp):
+    (in_tmp / "python").symlink_to(sys.executable)
+    line = f". {SCRIPTS / 'python.sh'}; cd /; echo $PYTHON"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True,
+                          env={**os.environ, "PYTHON": "./python"})
+    assert Path(done.stdout.strip()) == in_tmp / "python"
+
+
+def test_python_scripts_start_alike():
+    """`python -m scripts.NAME`: as the first lines say and the help shows, with no change to the import path."""
+    for path in SCRIPTS.glob("[!_]*.py"):
+        text = path.read_text()
+        assert "sys.path" not in text and f"python -m scripts.{path.stem}" in text
+
+
+# Published arguments of run.py, and the script and variables that give them
 PUBLISHED = [
     ("run", {"A_DIM": "32"}, "--model diff --mode train --mmd_weight 0.1 --a_dim 32 --epochs 50 --dataset celeba "
      "--batch_size 32 --save_epochs 5 --deterministic --prior regular --r_seed 64"),
@@ -132,7 +171,7 @@ def test_reference_and_samples_are_measured_by_one_extractor(in_tmp):
 def test_seeds_are_runs_of_their_own_that_end_in_one_table(in_tmp):
     found = commands("experiment", "digits", SEEDS="0 5", TAG="x", A_DIM="4")
     program, folders = found[-1]
-    assert (program, folders) == ("scripts/summary.py", [f"results/digits_4d_0.1mmd_x-seed{k}" for k in (0, 5)])
+    assert (program, folders) == ("scripts.summary", [f"results/digits_4d_0.1mmd_x-seed{k}" for k in (0, 5)])
     trainings = [command.config for command in (parsed(*one) for one in found[:-1] if one[0] == "run.py")
                  if command.mode == "train"]
     assert [(one.model, one.r_seed, one.tag) for one in trainings] == [

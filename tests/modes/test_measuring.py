@@ -1,8 +1,6 @@
 """The modes nll and mutual_info, from a model to its result files: refusals, names of numbers, provenance."""
 
 import json
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ import config as config_module
 from dataset import points, registry
 from experiment import Trained, build_fresh, fit_gaussian, load_data
 from modes import mutual_info, nll
+from scripts import plot_results
 from utils import CommandError
 
 
@@ -149,11 +148,9 @@ def test_plot_results_draws_from_result_files_alone(tmp_path, capsys):
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd", "--z_dropout",
                   "0.1", "--npoints", "4", "--num_images", "50", network=PairDenoiser(covariance, 2))
     mutual_info.measure_information(run)
-    script = Path(nll.__file__).parents[1] / "scripts" / "plot_results.py"
-    plot_results = runpy.run_path(str(script))["main"]
     output = tmp_path / "figures"
-    assert plot_results([str(tmp_path / "results"), "--output", str(output), "--by", "a_dim"]) == 0
+    assert plot_results.main([str(tmp_path / "results"), "--output", str(output), "--by", "a_dim"]) == 0
     drawn = {path.name for path in output.iterdir()}
     assert {"errors.png", "bounds.md", "information.md", "information.png"} == drawn
-    assert plot_results([str(tmp_path / "nothing"), "--output", str(output)]) == 2
+    assert plot_results.main([str(tmp_path / "nothing"), "--output", str(output)]) == 2
     assert "nothing is no result file" in capsys.readouterr().err
