@@ -2,7 +2,8 @@
 
 With the experiment's flags it scores models/EXP/latents.npz, which run.py --mode save_latent wrote; with --codes any
 files of that form (all_a [N, L], all_attr [N, K]), several checkpoints or seeds in one table with intervals.
-DCI is for classes and factors, TAD for attributes (labels that are 0 or 1); a class label is one factor.
+DCI is for classes and factors, TAD for attributes (labels that are 0 or 1). A class label is one factor, and a score
+that compares factors with each other is then undefined: null in the file.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 
 import config as configuration
 from dataset import registry
+from metrics import disentanglement
+from metrics.disentanglement import METRICS
 from utils import CommandError, check_writable, exit_status, file_hash, read_npz, versions, write_json
 
 PROG = "eval_disentanglement.py"
-METRICS = ("dci", "tad", "mig", "sap", "factorvae", "modularity")
+UNDEFINED = "undefined (one factor)"
 SHOWN = 40  # codes of a heat map
 
 
@@ -43,9 +46,10 @@ def _flags(group) -> None:
     group.add_argument("--codes", nargs="+", metavar="FILE.npz",
                        help="files to score instead of the experiment's latents; several give a table with intervals "
                        "(default: models/EXP/latents.npz)")
-    group.add_argument("--metrics", nargs="+", choices=METRICS, metavar="NAME",
-                       help=f"which scores: {', '.join(METRICS)} (default: --disent_metric where given, else tad for "
-                       "attributes and dci for classes and factors)")
+    offered = "; ".join(f"{name}: {row.returns}" for name, row in METRICS.items())
+    group.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME",
+                       help=f"which scores. {offered} (default: --disent_metric where given, else tad for attributes "
+                       "and dci for classes and factors)")
     group.add_argument("--predictor", choices=("gbt", "forest", "lasso", "fast"), default="gbt",
                        help="what DCI takes importances from: boosted trees (the reference), random forest, lasso, or "
                        "a few seconds' randomised trees (default: gbt)")
@@ -79,17 +83,22 @@ def read_latents(path: Path, rows: int, seed: int) -> Latents:
 
 
 def draw(latents: Latents, matrices: dict, folder: Path, number: int) -> list[Path]:
-    """A heat map of each matrix [L, K] of file `number`: the codes with the largest entries."""
+    """A heat map of each matrix [L, K], {metric: {kind: matrix}}, of file `number`: the codes with the largest entries.
+    """
     import plots
 
+    shape = latents.codes.shape[1], latents.labels.shape[1]
+    drawn = [(metric, kind, matrix) for metric, named in matrices.items() for kind, matrix in named.items()
+             if matrix.shape == shape]
     paths = []
-    for kind, matrix in matrices.items():
+    for metric, kind, matrix in drawn:
         values = np.abs(2 * matrix - 1) if kind == "auroc" else matrix
         strongest = np.sort(np.argsort(-values.max(axis=1), kind="stable")[:SHOWN])
-        title = "|2 AUROC - 1| of each code" if kind == "auroc" else "importance of each code (DCI)"
+        title = "|2 AUROC - 1| of each code" if kind == "auroc" else f"{kind} of each code ({metric.upper()})"
         if len(values) > SHOWN:
             title += f", the {SHOWN} strongest of {len(values)}"
-        path = folder / f"{kind}-{number}.png"
+        alone = sum(kind == other for _, other, _ in drawn) == 1
+        path = folder / f"{kind if alone else f'{metric}-{kind}'}-{number}.png"
         plots.heat_map(values[strongest], [f"z{code}" for code in strongest], latents.label_names, title, path)
         paths.append(path)
     return paths
@@ -101,10 +110,13 @@ def table(records: list[dict], summary: dict) -> str:
     for record in records:
         lines.append(f"{record['name']}: {record['rows']} rows of split {record['split']}, {record['codes']} codes, "
                      f"{record['labels']} labels; mean +- sd over folds")
-        lines += [f"  {name:22s} {record['mean'][name]:8.4f} +- {record['sd'][name]:.4f}" for name in record["mean"]]
+        lines += [f"  {name:22s} " + (UNDEFINED if mean is None else f"{mean:8.4f} +- {record['sd'][name]:.4f}")
+                  for name, mean in record["mean"].items()]
     if summary:
         lines.append(f"over {len(records)} files: mean +- half width of the 95% t-interval (sd)")
-        lines += [f"  {name:22s} {s['mean']:8.4f} +- {s['ci95']:.4f} ({s['sd']:.4f})" for name, s in summary.items()]
+        lines += [f"  {name:22s} " + (UNDEFINED if s["mean"] is None
+                                      else f"{s['mean']:8.4f} +- {s['ci95']:.4f} ({s['sd']:.4f})")
+                  for name, s in summary.items()]
     return "\n".join(lines)
 
 
@@ -125,19 +137,18 @@ def _run(argv: list[str]) -> None:
     paths = [Path(path) for path in own.codes or [experiment]]
     files = [read_latents(path, own.rows, cfg.r_seed) for path in paths]
 
-    import sklearn
-
-    from metrics import disentanglement
-
     metrics = _choose_metrics(files, own, command)
     for latents in files:
         disentanglement.check(latents.codes, latents.labels, own.folds, str(latents.path))
-        if "tad" in metrics and not latents.are_attributes:
-            raise CommandError(f"{latents.path}: tad needs labels that are 0 or 1; use --metrics dci")
+        for name in metrics:
+            if METRICS[name].labels == "attributes" and not latents.are_attributes:
+                raise CommandError(f"{latents.path}: {name} needs labels that are 0 or 1; use --metrics dci")
     default = configuration.folder(cfg, "results") if not own.codes else Path(
         cfg.result_folder, f"codes-{files[0].name}")
     folder = Path(own.output or default)
     check_writable(folder)
+
+    import sklearn
 
     records = []
     for number, latents in enumerate(files):

@@ -6,24 +6,43 @@
 
 Every score is a function of (train_codes, train_factors, test_codes, test_factors): what has to be chosen or fitted is
 chosen on the training rows and reported on the held-out ones. `evaluate` does that on five folds. A factor that is
-constant over the training rows says nothing of the codes: it is left out, and no score is ever NaN.
+constant over the training rows says nothing of the codes: it is left out. A score that compares factors with each other
+is None, undefined, where one factor alone is left; no score is ever NaN.
 
+A new metric is such a function with a row in METRICS beside it: the program then offers it and keeps all it returns.
 Unless a function says otherwise, definitions are those of disentanglement_lib (Locatello et al., ICML 2019).
+SciPy and scikit-learn are imported where they are used: --help and mistakes are answered without waiting for them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
-from scipy import stats
-from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LassoCV
-from sklearn.model_selection import KFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
 
 from utils import CommandError
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of METRICS, which is written below its function.
+
+    score    (train_codes, train_factors, test_codes, test_factors) and the named `options` -> {name: value}: a number,
+             None where one factor alone leaves it undefined, or an array, of which [L, K] is drawn as a heat map
+    returns  its scores, in words
+    labels   'any', or 'attributes' where every label must be 0 or 1
+    options  which of predictor, seed and jobs the function takes by name
+    """
+
+    score: Callable[..., dict]
+    returns: str
+    labels: str = "any"
+    options: tuple[str, ...] = ()
+
+
+METRICS: dict[str, Metric] = {}
 
 
 def check(codes: np.ndarray, factors: np.ndarray, folds: int, source: str = "the codes") -> None:
@@ -65,8 +84,8 @@ def dci(train_codes, train_factors, test_codes, test_factors, predictor: str = "
     jobs       processes that fit factors at a time, -1 for one a core; the result does not depend on it
 
     Returns disentanglement, completeness, informativeness_train and _test (mean accuracy over factors), all in [0, 1],
-    and importance [L, K] (0 for a factor that is constant in training). With one varying factor, disentanglement is 1
-    by definition and says nothing.
+    and importance [L, K] (0 for a factor that is constant in training). With one varying factor every code is of that
+    factor alone, and disentanglement is None.
     """
     used = np.flatnonzero(varying(train_factors))
     classes = [len(np.unique(train_factors[:, k])) for k in used]
@@ -89,10 +108,17 @@ def dci(train_codes, train_factors, test_codes, test_factors, predictor: str = "
     }
 
 
+METRICS["dci"] = Metric(
+    dci, "disentanglement, completeness and informativeness", options=("predictor", "seed", "jobs")
+)
+
+
 def _fit_factor(predictor, seed, train_codes, train_factor, test_codes, test_factor):
     """(importance [L], training accuracy, held-out accuracy) of one factor."""
     if predictor == "lasso":
         return _fit_lasso(seed, train_codes, train_factor, test_codes, test_factor)
+    from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier, RandomForestClassifier
+
     trees = {
         "gbt": lambda: GradientBoostingClassifier(random_state=seed),
         "forest": lambda: RandomForestClassifier(random_state=seed),
@@ -104,6 +130,10 @@ def _fit_factor(predictor, seed, train_codes, train_factor, test_codes, test_fac
 
 def _fit_lasso(seed, train_codes, train_factor, test_codes, test_factor):
     """As `_fit_factor`. The prediction is the factor value nearest to the regression's."""
+    from sklearn.linear_model import LassoCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     values = np.unique(train_factor)
     model = make_pipeline(StandardScaler(), LassoCV(random_state=seed)).fit(train_codes, train_factor)
 
@@ -115,20 +145,25 @@ def _fit_lasso(seed, train_codes, train_factor, test_codes, test_factor):
     return importance, accuracy(train_codes, train_factor), accuracy(test_codes, test_factor)
 
 
-def disentanglement(importance: np.ndarray) -> float:
-    """1 - entropy over factors of each code's importances, averaged by the codes' importance. [L, K] -> [0, 1]"""
+def disentanglement(importance: np.ndarray) -> float | None:
+    """1 - entropy over factors of each code's importances, averaged by the codes' importance. [L, K] -> [0, 1]
+
+    None for a single factor, on which every code would be concentrated.
+    """
     return _concentration(importance)
 
 
-def completeness(importance: np.ndarray) -> float:
+def completeness(importance: np.ndarray) -> float | None:
     """1 - entropy over codes of each factor's importances, averaged by the factors' importance. [L, K] -> [0, 1]"""
     return _concentration(importance.T)
 
 
-def _concentration(importance: np.ndarray) -> float:
-    rows, columns = importance.shape
+def _concentration(importance: np.ndarray) -> float | None:
+    from scipy import stats
+
+    columns = importance.shape[1]
     if columns == 1:
-        return 1.0
+        return None
     each = 1.0 - stats.entropy(importance + 1e-11, base=columns, axis=1)  # [rows]; the reference's offset
     weight = importance.sum(axis=1)
     return float(each @ weight / weight.sum()) if weight.any() else float(each.mean())
@@ -145,28 +180,16 @@ def auroc_matrix(codes: np.ndarray, labels: np.ndarray, block: int = 1 << 22) ->
     follow from one matrix product, exactly. A constant attribute has no AUROC and gets .5. `block` bounds the number
     of code values that are ranked at a time, and so the memory.
     """
+    from scipy import stats
+
     positive = labels.sum(axis=0, dtype=np.float64)  # [K]
     pairs = positive * (len(labels) - positive)
     weights = np.ascontiguousarray(labels, dtype=np.float64)
     width = max(1, block // len(codes))
-    sums = [_ranks(codes[:, at : at + width]) @ weights for at in range(0, codes.shape[1], width)]
+    ranks = (stats.rankdata(codes[:, at : at + width], axis=0).T for at in range(0, codes.shape[1], width))
+    sums = [of_block @ weights for of_block in ranks]
     excess = np.concatenate(sums) - positive * (positive + 1) / 2  # [L, K]: pairs in order, a tie counting half
     return np.where(pairs > 0, excess / np.maximum(pairs, 1), 0.5)
-
-
-def _ranks(codes: np.ndarray) -> np.ndarray:
-    """Ranks from 1 within each code, ties sharing their average. [N, L] -> [L, N] float64"""
-    columns = np.ascontiguousarray(codes.T)
-    order = np.argsort(columns, axis=1)
-    ordered = np.take_along_axis(columns, order, axis=1)
-    first = np.ones(columns.shape, dtype=bool)  # where a run of equal values starts
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    starts = np.flatnonzero(first)
-    lengths = np.diff(starts, append=columns.size)
-    average = starts % columns.shape[1] + (lengths + 1) / 2
-    ranks = np.empty(columns.shape)
-    np.put_along_axis(ranks, order, np.repeat(average, lengths).reshape(columns.shape), axis=1)
-    return ranks
 
 
 def entropy_reduction(attributes: np.ndarray) -> np.ndarray:
@@ -204,6 +227,9 @@ def tad(train_codes, train_attributes, test_codes, test_attributes, threshold: f
     return {"tad": float(difference.sum()), "captured": int(counts.sum()), "auroc": auroc, "difference": difference}
 
 
+METRICS["tad"] = Metric(tad, "total AUROC difference, and attributes captured", labels="attributes")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Scores from mutual information: MIG, modularity
 
@@ -229,16 +255,20 @@ def _entropy(ids: np.ndarray) -> float:
     return float(-(share * np.log(share)).sum())
 
 
-def mig(codes: np.ndarray, factors: np.ndarray) -> dict:
+def mig(codes: np.ndarray, factors: np.ndarray, test_codes=None, test_factors=None) -> dict:
     """Mutual information gap (Chen et al., NeurIPS 2018): for each factor the information of the best code minus that
-    of the second best, over the factor's entropy. Codes are cut into 20 bins.
+    of the second best, over the factor's entropy. Codes are cut into 20 bins. Nothing is fitted: held-out rows are not
+    looked at.
 
-    Returns mig in [0, 1] and information [L, K] in nats.
+    Returns mig in [0, 1] and information [L, K] in nats (0 for a constant factor).
     """
-    factors = factors[:, varying(factors)]
+    used = varying(factors)
     information = mutual_information(bins(codes), factors)
-    entropy = np.array([_entropy(np.unique(column, return_inverse=True)[1]) for column in factors.T])
-    return {"mig": float(np.mean(_gap(information) / entropy)), "information": information}
+    entropy = np.array([_entropy(np.unique(column, return_inverse=True)[1]) for column in factors[:, used].T])
+    return {"mig": float(np.mean(_gap(information[:, used]) / entropy)), "information": information}
+
+
+METRICS["mig"] = Metric(mig, "mutual information gap")
 
 
 def _gap(scores: np.ndarray) -> np.ndarray:
@@ -247,18 +277,25 @@ def _gap(scores: np.ndarray) -> np.ndarray:
     return best - second
 
 
-def modularity(codes: np.ndarray, factors: np.ndarray) -> dict:
+def modularity(codes: np.ndarray, factors: np.ndarray, test_codes=None, test_factors=None) -> dict:
     """Modularity (Ridgeway & Mozer, NeurIPS 2018): 1 - the mean, over a code's other factors, of the squared
     information relative to that of its best factor; averaged over codes, 0 for a code that knows nothing.
 
     It has no scale: sampling noise in the information of codes that know almost nothing leaves them a score far above
-    0 (about .65 for 20 bins and the factors of 3D Shapes). Read it beside MIG.
+    0 (about .65 for 20 bins and the factors of 3D Shapes). Read it beside MIG. A single factor has no others: None.
+    Nothing is fitted: held-out rows are not looked at.
     """
-    squared = mutual_information(bins(codes), factors[:, varying(factors)]) ** 2
+    used = varying(factors)
+    if used.sum() == 1:
+        return {"modularity": None}
+    squared = mutual_information(bins(codes), factors[:, used]) ** 2
     best = squared.max(axis=1)
-    others = max(squared.shape[1] - 1, 1)
+    others = squared.shape[1] - 1
     deviation = (squared.sum(axis=1) - best) / (np.where(best > 0, best, 1.0) * others)
     return {"modularity": float(np.mean(np.where(best > 0, 1.0 - deviation, 0.0)))}
+
+
+METRICS["modularity"] = Metric(modularity, "modularity")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -282,8 +319,12 @@ def sap(train_codes, train_factors, test_codes, test_factors, jobs: int = -1) ->
     return {"sap": float(_gap(np.stack(columns, axis=1)).mean()), "sap_correlation": float(_gap(squared).mean())}
 
 
+METRICS["sap"] = Metric(sap, "separated attribute predictability, two forms", options=("jobs",))
+
+
 def _svm_accuracies(train_codes, train_factor, test_codes, test_factor) -> np.ndarray:
     """Accuracy of each code alone. -> [L]"""
+    from sklearn.svm import LinearSVC
 
     def accuracy(column):
         # dual=False reaches the same optimum as the reference's randomised dual, without its randomness
@@ -310,11 +351,14 @@ def factor_vae(train_codes, train_factors, test_codes, test_factors, seed: int =
     replacement among those that share a random row's value of that factor: the same law, for the empirical
     distribution. Codes that do not vary are left out. Chance is one over the number of factors, not 0.
 
-    Returns factor_vae (held-out votes), factor_vae_train and factor_vae_chance.
+    Returns factor_vae (held-out votes), factor_vae_train and factor_vae_chance. With one varying factor chance is 1,
+    and the other two are None.
     """
     used = varying(train_factors)
     alive = train_codes.std(axis=0) > 0
-    chance = 1.0 / used.sum()
+    chance = float(1 / used.sum())
+    if used.sum() == 1:
+        return {"factor_vae": None, "factor_vae_train": None, "factor_vae_chance": chance}
     if not alive.any():
         return {"factor_vae": 0.0, "factor_vae_train": 0.0, "factor_vae_chance": chance}
     generator = np.random.default_rng(seed)
@@ -328,6 +372,9 @@ def factor_vae(train_codes, train_factors, test_codes, test_factors, seed: int =
         "factor_vae_train": float(train[code, winner].sum() / train.sum()),
         "factor_vae_chance": chance,
     }
+
+
+METRICS["factorvae"] = Metric(factor_vae, "FactorVAE score, and its chance level", options=("seed",))
 
 
 def _votes(codes, factors, generator, count: int, batch: int, block: int = 1 << 22) -> np.ndarray:
@@ -355,50 +402,58 @@ def _votes(codes, factors, generator, count: int, batch: int, block: int = 1 << 
 # Folds, and intervals over seeds
 
 
-def _fold(metric: str, split: tuple, predictor: str, seed: int, jobs: int) -> dict:
-    """One score on one fold. `split` is (train_codes, train_factors, test_codes, test_factors)."""
-    scores = {
-        "dci": lambda: dci(*split, predictor=predictor, seed=seed, jobs=jobs),
-        "tad": lambda: tad(*split),
-        "mig": lambda: mig(*split[:2]),
-        "sap": lambda: sap(*split, jobs=jobs),
-        "factorvae": lambda: factor_vae(*split, seed=seed),
-        "modularity": lambda: modularity(*split[:2]),
-    }
-    return scores[metric]()
-
-
 def evaluate(codes: np.ndarray, factors: np.ndarray, metrics: tuple[str, ...] = ("dci",), predictor: str = "gbt",
              folds: int = 5, seed: int = 0, jobs: int = -1) -> dict:
-    """Scores on shuffled folds. MIG and modularity, which fit nothing, take each fold's training rows, the larger part.
+    """Scores of the named METRICS on shuffled folds; MIG and modularity look at the training rows, the larger part.
 
-    Returns folds, {score: [folds values]}; mean and sd (over folds, ddof 1), {score: number}; and the matrices
-    averaged over folds, {"importance" | "auroc": [L, K]}. Training rows of folds overlap, so sd understates what
-    another sample, and says nothing of what another training seed, would change.
+    Returns folds, {score: [folds values]}; mean and sd (over folds, ddof 1), {score: number}, None where a fold leaves
+    the score undefined; and every array averaged over folds, {metric: {name: array}}. Training rows of folds overlap,
+    so sd understates what another sample, and says nothing of what another training seed, would change.
     Raises CommandError where codes and factors cannot be compared or are fewer than twice the folds.
     """
+    from sklearn.model_selection import KFold
+
     check(codes, factors, folds)
-    values: dict[str, list[float]] = {}
-    matrices: dict[str, list[np.ndarray]] = {}
+    settings = {"predictor": predictor, "seed": seed, "jobs": jobs}
+    values: dict[str, list[float | None]] = {}
+    arrays: dict[str, dict[str, list[np.ndarray]]] = {}
     for train, test in KFold(folds, shuffle=True, random_state=seed).split(codes):
         split = codes[train], factors[train], codes[test], factors[test]
         for metric in metrics:
-            for name, value in _fold(metric, split, predictor, seed, jobs).items():
-                if np.ndim(value) == 0:
-                    values.setdefault(name, []).append(float(value))
-                elif name in ("importance", "auroc"):
-                    matrices.setdefault(name, []).append(value)
+            row = METRICS[metric]
+            for name, value in row.score(*split, **{option: settings[option] for option in row.options}).items():
+                if np.ndim(value):
+                    arrays.setdefault(metric, {}).setdefault(name, []).append(value)
+                else:
+                    values.setdefault(name, []).append(value if value is None else float(value))
     return {
         "folds": values,
-        "mean": {name: float(np.mean(of_folds)) for name, of_folds in values.items()},
-        "sd": {name: float(np.std(of_folds, ddof=1)) for name, of_folds in values.items()},
-        "matrices": {name: np.mean(of_folds, axis=0) for name, of_folds in matrices.items()},
+        "mean": {name: _unless_undefined(np.mean, of_folds) for name, of_folds in values.items()},
+        "sd": {name: _unless_undefined(_deviation, of_folds) for name, of_folds in values.items()},
+        "matrices": {
+            metric: {name: np.mean(of_folds, axis=0) for name, of_folds in named.items()}
+            for metric, named in arrays.items()
+        },
     }
 
 
-def interval(values: list[float]) -> dict:
-    """Mean, sd and the half width of Student's 95% interval of the mean, over checkpoints or seeds; None for one."""
+def _unless_undefined(statistic: Callable, values: list[float | None]) -> float | None:
+    """A statistic of the values, None where any of them is undefined: an average over the rest is of another score."""
+    return None if None in values else float(statistic(values))
+
+
+def _deviation(values: list[float]) -> float:
+    return np.std(values, ddof=1)
+
+
+def interval(values: list[float | None]) -> dict:
+    """Mean, sd and the half width of Student's 95% interval of the mean, over checkpoints or seeds; None for one.
+
+    All three are None where the score of any of them is.
+    """
+    from scipy import stats
+
     count = len(values)
-    sd = float(np.std(values, ddof=1)) if count > 1 else None
-    half = float(stats.t.ppf(0.975, count - 1) * sd / np.sqrt(count)) if count > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "ci95": half, "count": count}
+    mean, sd = _unless_undefined(np.mean, values), _unless_undefined(_deviation, values) if count > 1 else None
+    half = None if sd is None else float(stats.t.ppf(0.975, count - 1) * sd / np.sqrt(count))
+    return {"mean": mean, "sd": sd, "ci95": half, "count": count}

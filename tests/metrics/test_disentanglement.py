@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.ensemble import GradientBoostingClassifier
@@ -114,16 +116,25 @@ def test_rare_classes_and_any_number_of_factors_are_scored():
     codes = np.concatenate([standardise(factors), np.zeros((150, 1))], axis=1)  # and a dead code
     result = dis.evaluate(codes, factors, ("dci", "mig", "sap", "factorvae", "modularity"), "fast", folds=2, jobs=1)
     assert all(np.isfinite(values).all() for values in result["folds"].values())
-    assert result["matrices"]["importance"].shape == (8, 7)
+    assert result["matrices"]["dci"]["importance"].shape == (8, 7)
+    assert result["matrices"]["mig"]["information"].shape == (8, 7)
     assert result["mean"]["disentanglement"] > 0.9
 
 
-def test_a_single_factor_is_scored_without_nan():
+@pytest.mark.parametrize("constant", [False, True], ids=["one column", "one that varies"])
+def test_scores_that_compare_factors_are_undefined_for_one(constant):
+    """Disentanglement, FactorVAE and modularity would be 1 whatever the codes are; the other scores stay."""
     labels = factor_table(90, (5,))
+    if constant:
+        labels = np.insert(labels, 0, 3, axis=1)
     result = dis.evaluate(
-        labels + noise(90, 3), labels, ("dci", "mig", "sap", "factorvae", "modularity"), "fast", folds=3, jobs=1
+        noise(90, 3), labels, ("dci", "mig", "sap", "factorvae", "modularity"), "fast", folds=3, jobs=1
     )
-    assert np.isfinite(list(result["mean"].values())).all()
+    undefined = {"disentanglement", "factor_vae", "factor_vae_train", "modularity"}
+    assert {name for name, value in result["mean"].items() if value is None} == undefined
+    assert {name for name, value in result["sd"].items() if value is None} == undefined
+    assert np.isfinite([value for value in result["mean"].values() if value is not None]).all()
+    assert {"completeness", "mig", "sap", "informativeness_test"} <= result["mean"].keys() - undefined
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -288,6 +299,7 @@ def test_interval_is_students():
     assert summary["mean"] == 2 and summary["sd"] == 1
     assert summary["ci95"] == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
     assert dis.interval([1.0])["ci95"] is None
+    assert set(dis.interval([1.0, None]).values()) == {None, 2}
 
 
 @pytest.mark.parametrize("codes, factors, culprit", [
@@ -340,6 +352,33 @@ def test_several_seeds_give_intervals(in_tmp, capsys):
     assert result["summary"]["mig"]["mean"] == pytest.approx(np.mean(values))
     assert result["summary"]["mig"]["ci95"] == pytest.approx(4.30265 * np.std(values, ddof=1) / 3**0.5, rel=1e-5)
     assert "seed2" in capsys.readouterr().out
+
+
+def test_one_label_column_is_said_to_leave_scores_undefined(in_tmp, capsys):
+    labels = factor_table(60, (4,))
+    for seed in range(2):
+        write_latents(in_tmp / f"seed{seed}.npz", labels, labels + noise(60, 3, seed))
+    metrics = ["dci", "mig", "factorvae", "modularity"]
+    assert eval_disentanglement.main(["--codes", "seed0.npz", "seed1.npz", "--metrics", *metrics, "--predictor", "fast",
+                                      "--folds", "2", "--jobs", "1", "--output", "out"]) == 0
+    printed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    said = [name for name, *rest in printed if rest == ["undefined (one factor)"]]
+    assert said == ["disentanglement", "factor_vae", "factor_vae_train", "modularity"] * 3  # two files and their table
+    result = read_json(in_tmp / "out/disentanglement.json")
+    assert result["files"][0]["mean"]["modularity"] is None and result["summary"]["modularity"]["mean"] is None
+    assert result["files"][0]["mean"]["mig"] > 0 and result["summary"]["completeness"]["ci95"] > 0
+    assert {Path(picture).name for picture in result["files"][1]["pictures"]} == {"importance-1.png",
+                                                                                "information-1.png"}
+
+
+@pytest.mark.parametrize("name", dis.METRICS)
+def test_every_metric_takes_the_same_rows(name):
+    attributes = factor_table(60, (2, 2, 2))
+    row = dis.METRICS[name]
+    settings = {"predictor": "fast", "seed": 0, "jobs": 1}
+    found = row.score(*halves(attributes + noise(60, 3), attributes), **{name: settings[name] for name in row.options})
+    assert any(np.ndim(value) == 0 for value in found.values())
+    assert row.labels in ("any", "attributes") and row.returns
 
 
 def test_published_files_with_float_factors_are_read(in_tmp):
