@@ -260,13 +260,18 @@ def schedule_for(config: Config) -> Schedule:
     return schedule
 
 
+# Widths of the levels over the first, and what else a U-Net, an encoder and a decoder are built of: the one place to
+# change them. A checkpoint fits only the networks that it was trained with: give other networks another --tag.
+MULTIPLIERS = {"diff": (1, 2, 2, 2), "vanilla": (1, 2, 4, 8), "vae": (1, 2, 4, 8)}
+UNET = {"blocks": 2, "attention": (2,)}
+
+
 def multipliers(config: Config, size: int, depth: int) -> tuple[int, ...]:
-    """Widths of the levels over the first one's: InfoDiffusion's 1,2,2,2; vanilla and VAE 1,2,4,8; at 28 pixels 1,2,4.
+    """The levels of a network for images of `size` pixels a side: the first `depth` of MULTIPLIERS; 1,2,4 at 28 pixels.
 
     Raises CommandError where the levels cannot halve the size.
     """
-    published = (1, 2, 2, 2) if config.model == "diff" else (1, 2, 4, 8)
-    chosen = (1, 2, 4) if size == 28 else published[:depth]
+    chosen = (1, 2, 4) if size == 28 else MULTIPLIERS[config.model][:depth]
     factor = 2 ** (len(chosen) - 1)
     if size % factor:
         raise CommandError(f"--input_size {size} cannot be halved {len(chosen) - 1} times: use a multiple of {factor}")
@@ -300,7 +305,7 @@ def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian
         if points:
             decoder = mlp(config.a_dim, width, shape[0])
         else:
-            decoder = Decoder(shape[0], shape[-1], config.a_dim, width, levels, config.dropout)
+            decoder = Decoder(shape[0], shape[-1], config.a_dim, width, levels, config.dropout, **UNET)
         return VAE(encoder, decoder, regulariser, shape)
     network = build_denoiser(config, shape, width, levels, config.a_dim)
     return InfoDiff(network, schedule, objective, gaussian, shape, encoder, regulariser, config.z_dropout)
@@ -333,14 +338,14 @@ def build_denoiser(config: Config, shape, width: int, levels, z_dim: int = 0) ->
     if config.denoiser == "mlp":
         raise CommandError(f"--denoiser mlp is for points: {config.dataset} has images")
     return UNet(shape[0], shape[0], width, levels, config.dropout, z_dim=z_dim, null=config.z_dropout > 0,
-                conditioning=config.conditioning, bottleneck=config.is_bottleneck)
+                conditioning=config.conditioning, bottleneck=config.is_bottleneck, **UNET)
 
 
 def build_encoder(config: Config, shape, width: int, levels) -> nn.Module:
     outputs = config.a_dim * (2 if config.kld_weight > 0 else 1)
     if len(shape) == 1:
         return mlp(math.prod(shape), width, outputs)
-    return Encoder(shape[0], shape[-1], outputs, width, levels, config.dropout)
+    return Encoder(shape[0], shape[-1], outputs, width, levels, config.dropout, **UNET)
 
 
 def parameter_count(model: nn.Module) -> int:

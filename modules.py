@@ -169,6 +169,8 @@ class UNet(nn.Module):
     """The published U-Net: two residual blocks a level going down, three going up, attention at the third level.
 
     channels, multipliers   width of the first level, and each level's multiple of it; a level halves the size
+    blocks                  residual blocks a level going down; one more going up
+    attention               the levels with self-attention, the first being 0; the middle always has it
     time                    conditioned on log-SNR (the denoiser) or not (the encoder)
     z_dim                   dimensions of z, or 0
     null                    learn an embedding for "no z"
@@ -177,8 +179,8 @@ class UNet(nn.Module):
     """
 
     def __init__(self, inside: int, outside: int, channels: int, multipliers: tuple[int, ...], dropout: float, *,
-                 time: bool = True, z_dim: int = 0, null: bool = False, conditioning: str = "adanorm",
-                 bottleneck: bool = False):
+                 blocks: int = 2, attention: tuple[int, ...] = (2,), time: bool = True, z_dim: int = 0,
+                 null: bool = False, conditioning: str = "adanorm", bottleneck: bool = False):
         super().__init__()
         width = 4 * channels
         tokens = conditioning == "crossattn"
@@ -189,15 +191,14 @@ class UNet(nn.Module):
 
         def stage(inside, outside, level=None):
             acts = 0 if bottleneck and level is not None else z_width
-            attention = level is None or level == 2
-            return Stage(inside, outside, dropout, attention, time_width, acts, tokens)
+            return Stage(inside, outside, dropout, level is None or level in attention, time_width, acts, tokens)
 
         widths = [channels * m for m in multipliers]
         self.first = nn.Conv2d(inside, channels, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips, current = [channels], channels
         for level, wide in enumerate(widths):
-            for _ in range(2):
+            for _ in range(blocks):
                 self.down.append(stage(current, wide, level))
                 skips.append(wide)
                 current = wide
@@ -207,7 +208,7 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList([stage(current, current), Stage(current, current, dropout, False, time_width,
                                                                     z_width, tokens)])
         for level, wide in reversed(list(enumerate(widths))):
-            for _ in range(3):
+            for _ in range(blocks + 1):
                 self.up.append(stage(current + skips.pop(), wide, level))
                 current = wide
             if level > 0:
@@ -243,9 +244,9 @@ class Encoder(nn.Module):
     """x [B,C,H,W] -> [B, outputs]: the U-Net down and up to one channel, then linear (InfoDiffusion, app. C)."""
 
     def __init__(self, inside: int, size: int, outputs: int, channels: int, multipliers: tuple[int, ...],
-                 dropout: float):
+                 dropout: float, *, blocks: int = 2, attention: tuple[int, ...] = (2,)):
         super().__init__()
-        self.unet = UNet(inside, 1, channels, multipliers, dropout, time=False)
+        self.unet = UNet(inside, 1, channels, multipliers, dropout, blocks=blocks, attention=attention, time=False)
         self.head = nn.Linear(size * size, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -256,15 +257,15 @@ class Decoder(nn.Module):
     """z [B, a_dim] -> [B,C,H,W]: the ascending half of a U-Net, without skips."""
 
     def __init__(self, outside: int, size: int, a_dim: int, channels: int, multipliers: tuple[int, ...],
-                 dropout: float):
+                 dropout: float, *, blocks: int = 2, attention: tuple[int, ...] = (2,)):
         super().__init__()
         widths = [channels * m for m in multipliers]
         self.shape = (widths[-1], size >> (len(widths) - 1), size >> (len(widths) - 1))
         self.first = nn.Linear(a_dim, math.prod(self.shape))
         self.layers, current = nn.ModuleList(), widths[-1]
         for level, wide in reversed(list(enumerate(widths))):
-            for _ in range(2):
-                self.layers.append(Stage(current, wide, dropout, level == 2, 0, 0, False))
+            for _ in range(blocks):
+                self.layers.append(Stage(current, wide, dropout, level in attention, 0, 0, False))
                 current = wide
             if level > 0:
                 self.layers.append(nn.Conv2d(current, current, 3, padding=1))

@@ -42,6 +42,19 @@ def test_published_depth_two_blocks_down_three_up_attention_at_the_third_level()
     assert network.middle[0].attention is not None
 
 
+def test_blocks_and_attention_are_arguments_of_every_network():
+    options = {"blocks": 1, "attention": (0, 1)}
+    network, decoder = UNet(1, 1, 8, (1, 2), 0.1, **options), Decoder(1, 8, 5, 8, (1, 2), 0.1, **options)
+    for layers, blocks in ((network.down, 2), (network.up, 4), (decoder.layers, 2)):
+        stages = [layer for layer in layers if hasattr(layer, "block")]
+        assert len(stages) == blocks and all(stage.attention is not None for stage in stages)
+    encoder = Encoder(1, 8, 5, 8, (1, 2), 0.1, **options)
+    assert [name for name, _ in encoder.unet.named_parameters() if name.startswith("down")] == [
+        name for name, _ in network.named_parameters() if name.startswith("down") and ".by_time." not in name]
+    assert network(normal(2, 1, 8, 8), torch.zeros(2)).shape == (2, 1, 8, 8)
+    assert decoder(normal(2, 5)).shape == (2, 1, 8, 8)
+
+
 def test_a_denoiser_starts_by_predicting_nothing():
     x, a, z = normal(2, 1, 8, 8), torch.zeros(2), normal(2, 3)
     assert unet()(x, a, z).abs().max() == 0
