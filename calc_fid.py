@@ -1,18 +1,20 @@
 """FID and KID of a folder of images:  python calc_fid.py NAME FOLDER
 
-NAME is the reference: statistics that gen_fid_stats.py wrote (by name, or the path of an .npz file), another folder of
-images, or with --data_dir a data set. The numbers go to results/EXP/fid.json for a FOLDER in imgs/EXP/, else to
-results/FOLDER/fid.json, as one entry a pair of folder and reference; --output names another file.
+NAME is the reference: statistics that gen_fid_stats.py wrote (by name, or the path of an .npz file, which may also be
+pytorch-fid's or clean-fid's), another folder of images, or with --data_dir a data set. The numbers go to
+results/EXP/fid.json for a FOLDER in imgs/EXP/, else to results/FOLDER/fid.json, as one entry for each pair of folder
+and reference under one extractor; --output names another file.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from gen_fid_stats import Parser, build_extractor, check_writable, parse, statistics_path
-from utils import CommandError, exit_status, read_json, versions, write_json
+from gen_fid_stats import Parser, build_extractor, parse, statistics_path
+from utils import CommandError, exit_status, read_json, versions, writable_file, write_json
 
 
 def result_path(folder: Path) -> Path:
@@ -42,15 +44,28 @@ def find_reference(args: argparse.Namespace) -> Path | None:
     )
 
 
+def shown(path: str | Path) -> str:
+    """A path as the working folder sees it, so that one place has one name; absolute where it is not below."""
+    plain = Path(os.path.normpath(Path(path).absolute()))
+    return str(plain.relative_to(Path.cwd()) if plain.is_relative_to(Path.cwd()) else plain)
+
+
+def entry_name(args: argparse.Namespace, place: Path | None, record: dict) -> str:
+    """The name of a result: everything that makes it another number, so that no result takes another's place."""
+    reference = f"{args.name} ({args.split}) of {shown(args.data_dir)}" if place is None else shown(place)
+    measured_by = f"{record['extractor']}, {record['resize']}, weights {record['weights'][:8]}"
+    return f"{shown(args.folder)} vs {reference} ({measured_by})"
+
+
 def report(record: dict, path: Path) -> str:
     """The one line that a person reads."""
-
-    se, sd = record["fid_se"], record["kid_sd"]
+    se, kid, sd = record["fid_se"], record["kid"], record["kid_sd"]
+    kid = "no KID" if kid is None else f"KID {kid:.6g}{'' if sd is None else f' (subset sd {sd:.2g})'}"
+    known = "an unknown number" if record["reference_count"] is None else record["reference_count"]
     line = (
-        f"FID {record['fid']:.6g}{'' if se is None else f' (se {se:.2g})'}, "
-        f"KID {record['kid']:.6g}{'' if sd is None else f' (subset sd {sd:.2g})'}: "
+        f"FID {record['fid']:.6g}{'' if se is None else f' (se {se:.2g})'}, {kid}: "
         f"{record['extractor']}, resize {record['resize']}, weights {record['weights']}, {record['count']} images "
-        f"against {record['reference_count']} of {record['reference']} -> {path}"
+        f"against {known} of {record['reference']} -> {path}"
     )
     return f"{line} [{record['note']}]" if record["note"] else line
 
@@ -60,8 +75,10 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("name", metavar="NAME", help="the reference: a name, an .npz file, a folder, or a data set")
     parser.add_argument("folder", metavar="FOLDER", help="folder of the images to measure, an image a file")
     args = parse(parser, argv)
-    path = check_writable(Path(args.output) if args.output else result_path(Path(args.folder)))
+    path = writable_file(args.output or result_path(Path(args.folder)))
     entries = read_json(path) if path.exists() else {}
+    if not isinstance(entries, dict):
+        raise CommandError(f"{path} holds no results of calc_fid.py: move it away, or give --output")
     place = find_reference(args)
 
     from metrics import fid
@@ -74,10 +91,11 @@ def _run(argv: list[str]) -> None:
                   fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels))
         reference = fid.measure(images, extractor, args.batch_size)
     images = fid.folder_images(args.folder, extractor.channels, args.num_workers)
-    fid.refuse_unlike(reference, images.source, extractor.identity(), images.shape[-2:])
+    fid.refuse_unlike(reference, images.source, extractor.identity(), images.shape[-2:], extractor.dims)
     record = fid.compare(reference, fid.measure(images, extractor, args.batch_size))
-    key = f"{Path(args.folder).name} vs {args.name} ({record['extractor']}, {record['resize']})"
-    write_json(path, {**entries, key: {**record, "versions": versions()}})
+    name = entry_name(args, place, record)
+    record = {**record, "source": shown(args.folder), "call": vars(args), "versions": versions()}
+    write_json(path, {**entries, name: record})
     print(report(record, path))
 
 

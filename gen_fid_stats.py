@@ -1,8 +1,8 @@
 """Measure reference images once, for calc_fid.py:  python gen_fid_stats.py NAME [FOLDER]
 
 Writes mean, covariance and a draw of the features to {stats_folder}/NAME.npz (NAME_clean.npz with --resize clean,
-NAME_classifier.npz with --extractor classifier). The images are those of FOLDER, or with --data_dir those of the data
-set called NAME.
+NAME_classifier.npz with --extractor classifier, NAME_test.npz with --split test). The images are those of FOLDER and
+its subfolders, or with --data_dir those of the data set called NAME.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from config import integer
 from dataset.registry import SPECS
-from utils import CommandError, exit_status
+from utils import CommandError, exit_status, writable_file
 
 
 class Parser(argparse.ArgumentParser):
@@ -52,7 +52,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", help="folder of the data sets; NAME is then a data set, measured itself "
                         "(default: none)")
     parser.add_argument("--split", choices=("train", "val", "test"), default="train",
-                        help="which part of the data set, with --data_dir (default: %(default)s)")
+                        help="which part of the data set (default: %(default)s)")
     parser.add_argument("--model_folder", default="./models", help="root of the checkpoints (default: %(default)s)")
     parser.add_argument("--stats_folder", default="./fid_stats",
                         help="folder of the reference statistics (default: %(default)s)")
@@ -62,7 +62,8 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 def statistics_path(args: argparse.Namespace) -> Path:
     """Where the reference statistics of NAME under this extractor are kept."""
     variant = "_classifier" if args.extractor == "classifier" else "_clean" if args.resize == "clean" else ""
-    return Path(args.stats_folder) / f"{args.name}{variant}.npz"
+    split = "" if args.split == "train" else f"_{args.split}"
+    return Path(args.stats_folder) / f"{args.name}{split}{variant}.npz"
 
 
 def build_extractor(args: argparse.Namespace):
@@ -77,14 +78,6 @@ def build_extractor(args: argparse.Namespace):
     return extractors.classifier(path, device)
 
 
-def check_writable(path: Path) -> Path:
-    """Raise CommandError where `path` could not be written later, before anything is measured."""
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise CommandError(f"cannot write {path}: {'it is a folder' if path.is_dir() else f'not into {parent}'}")
-    return path
-
-
 def _run(argv: list[str]) -> None:
     parser = Parser(prog="gen_fid_stats.py", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="what the statistics are called, or with --data_dir a data set")
@@ -92,7 +85,7 @@ def _run(argv: list[str]) -> None:
     args = parse(parser, argv)
     if (args.folder is None) == (args.data_dir is None):
         raise CommandError("give either a FOLDER of images or --data_dir, where NAME is a data set")
-    path = check_writable(Path(args.output or statistics_path(args)))
+    path = writable_file(args.output or statistics_path(args))
 
     from metrics import fid
 

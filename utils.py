@@ -98,6 +98,15 @@ def check_writable(folder: str | Path) -> None:
         raise CommandError(f"cannot write to {folder}: {place}: {error.strerror or error}") from None
 
 
+def writable_file(path: str | Path) -> Path:
+    """`path`, or CommandError, before anything expensive, where a file could not be written there."""
+    path = Path(path)
+    if path.is_dir():
+        raise CommandError(f"cannot write {path}: it is a folder")
+    check_writable(path.parent)
+    return path
+
+
 def sweep(folder: str | Path) -> None:
     """Delete the temporary files that killed processes left in a folder. For its only writer."""
     for leftover in Path(folder).glob(".*.partial*"):

@@ -32,6 +32,7 @@ class Extractor:
     name        'inception' or 'classifier'
     resize      how pixels reach the network's own size: 'pytorch', 'clean', or 'none'
     weights     hash of the weights file: features of different weights do not compare
+    dims        features an image
     size        the one height and width that the network takes; None where it takes any
     """
 
@@ -39,6 +40,7 @@ class Extractor:
     name: str
     resize: str
     weights: str
+    dims: int
     channels: int
     size: int | None = None
     device: str | torch.device = "cpu"
@@ -73,7 +75,7 @@ def inception(
             unit = F.interpolate(unit, sides, mode="bicubic", antialias=True).clamp(0, 1)
         return network(unit)[0].flatten(1)
 
-    return Extractor(features, "inception", resize, file_hash(path), channels=3, device=device)
+    return Extractor(features, "inception", resize, file_hash(path), dims=2048, channels=3, device=device)
 
 
 def _cached_weights() -> Path:
@@ -144,5 +146,6 @@ def classifier(path: str | Path, device: str | torch.device = "cpu") -> Extracto
         return network.features(pixels.float() / 127.5 - 1)
 
     return Extractor(
-        features, "classifier", "none", file_hash(path), channels=config["channels"], size=config["size"], device=device
+        features, "classifier", "none", file_hash(path), dims=network.head.in_features, channels=config["channels"],
+        size=config["size"], device=device,
     )

@@ -10,6 +10,7 @@ GANs".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,16 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import scipy.linalg
-from PIL import Image
 from tqdm import tqdm
 
 from dataset import registry
+from dataset.files import list_images, read_image
 from metrics.extractors import Extractor
-from utils import CommandError, first_line, read_npz, write_npz
+from utils import CommandError, read_npz, write_npz
 
-IMAGE_ENDINGS = {".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 KEPT_FEATURES = 10_000  # features kept for the kernel distance: a uniform draw of the images
 JACKKNIFE_BLOCKS = 10
+MOST_DIMS, LARGEST = 8192, 1e30  # of statistics read from a file: what no extractor gives
+TOLERANCE = 1e-3  # of a covariance's largest entry: rounding of float16 is within it
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
 
@@ -207,20 +209,26 @@ class Images:
 
 
 def image_files(folder: str | Path) -> list[Path]:
-    """The image files of a folder, sorted by name. Raises CommandError for fewer than two."""
+    """The image files of a folder and its subfolders, sorted by path; hidden ones, and sheets of samples, left out.
+
+    A `grid.png` beside numbered `sample-000000.png`, as `--mode eval` writes them, is a sheet of these samples.
+    Raises CommandError for fewer than two.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise CommandError(f"image folder {folder} does not exist")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS and path.name[0] != ".")
+    names = list_images(folder)
+    numbered = {Path(name).parent for name in names if re.fullmatch(r"sample-[0-9]{6,}\.png", Path(name).name)}
+    files = [folder / name for name in names if Path(name).name != "grid.png" or Path(name).parent not in numbered]
     if not files:
-        raise CommandError(f"image folder {folder} holds no images ({', '.join(sorted(IMAGE_ENDINGS))})")
+        raise CommandError(f"image folder {folder} holds no images")
     if len(files) < 2:
         raise CommandError(f"image folder {folder} holds one image, {files[0].name}: a covariance needs at least two")
     return files
 
 
 def folder_images(folder: str | Path, channels: int, num_workers: int = 1) -> Images:
-    """The images of a folder, turned to RGB (channels 3) or grey (channels 1), decoded by `num_workers` threads.
+    """The images of a folder as RGB (channels 3) or grey (channels 1), read as training does, by `num_workers` threads.
 
     Raises CommandError naming the file that is broken, not of 8 bits, or of another size than the first.
     """
@@ -241,15 +249,8 @@ def folder_images(folder: str | Path, channels: int, num_workers: int = 1) -> Im
 
 
 def _decode(path: Path, channels: int) -> np.ndarray:
-    """uint8 [channels, H, W]"""
-    try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":
-                raise CommandError(f"{path} has more than 8 bits a channel (mode {image.mode}): save it with 8")
-            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CommandError(f"{path} is not a readable image: {first_line(error)}") from None
-    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1))
+    """uint8 [channels, H, W]: upright, on white where it is transparent, as training reads it."""
+    return np.ascontiguousarray(registry.recolour(read_image(path)[None], channels)[0])
 
 
 def _size_text(shape: Sequence[int]) -> str:
@@ -293,19 +294,22 @@ def _batches(images: Images, batch_size: int) -> Iterator[tuple[np.ndarray, np.n
 class Statistics:
     """What is kept of a set of images.
 
+    mean        [dims]; covariance [dims, dims]
     features    [K, dims] float32 of a uniform draw of at most KEPT_FEATURES images, for the kernel distance
     identity    extractor, resize and weights (`Extractor.identity`)
     size        (height, width) of the images before any resizing
     blocks      moments of interleaved blocks of the images, for the jackknife; empty when read from a file
+
+    Of statistics that another program wrote, count, features, identity and size are not known: None.
     """
 
     source: str
-    count: int
+    count: int | None
     mean: np.ndarray
     covariance: np.ndarray
-    features: np.ndarray
-    identity: dict[str, str]
-    size: tuple[int, int]
+    features: np.ndarray | None
+    identity: dict[str, str] | None
+    size: tuple[int, int] | None
     blocks: tuple[Moments, ...] = ()
 
 
@@ -352,15 +356,67 @@ def write_statistics(path: str | Path, statistics: Statistics) -> None:
 
 
 def read_statistics(path: str | Path) -> Statistics:
-    """Read what `write_statistics` wrote. Raises CommandError for a file that is missing, broken or of another make."""
-    names = ("mu", "sigma", "count", "features", "size", "extractor", "resize", "weights")
-    mean, covariance, count, features, size, *identity = (read_npz(path, *names)[name] for name in names)
+    """Read what `write_statistics` wrote, or pytorch-fid or clean-fid, whose files hold mu and sigma alone.
+
+    Raises CommandError for a file that is missing, broken, or holds what no images have: values that are not finite,
+    shapes that do not fit, a covariance that is not symmetric or has negative variances.
+    """
+    arrays = read_npz(path, "mu", "sigma")
+    mean, covariance = _moments_of(path, arrays["mu"], arrays["sigma"])
+    if "extractor" not in arrays:
+        return Statistics(str(path), None, mean, covariance, None, None, None)
+    names = ("count", "features", "size", "extractor", "resize", "weights")
+    count, features, size, *identity = (read_npz(path, *names)[name] for name in names)
+    for name, array, shape in (("count", count, ()), ("size", size, (2,))):
+        if array.shape != shape or array.dtype.kind not in "iu" or (array < 1).any():
+            raise CommandError(f"{path}: {name} must be {' by '.join(map(str, shape)) or 'one'} whole number(s) from 1")
+    if features.dtype.kind != "f" or features.ndim != 2 or features.shape[1] != len(mean) or len(features) < 2:
+        raise CommandError(f"{path}: features must be numbers [K, {len(mean)}], they are {_described(features)}")
+    if not np.isfinite(features).all():
+        raise CommandError(f"{path}: features holds values that are not finite")
+    if any(array.dtype.kind != "U" or array.shape for array in identity):
+        raise CommandError(f"{path}: extractor, resize and weights must be a word each")
     identity = dict(zip(names[-3:], map(str, identity), strict=True))
     return Statistics(str(path), int(count), mean, covariance, features, identity, tuple(map(int, size)))
 
 
-def refuse_unlike(reference: Statistics, source: str, identity: dict[str, str], size: tuple[int, int]) -> None:
-    """Raise CommandError where images of `source`, of this size, measured so, do not compare with the reference."""
+def _moments_of(path: str | Path, mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """mean [dims] and covariance [dims, dims] in float64. Raises CommandError for what no features can have."""
+    for name, array, axes in (("mu", mean, 1), ("sigma", covariance, 2)):
+        if array.dtype.kind not in "fiu" or array.ndim != axes or array.shape != (array.shape[0],) * axes:
+            shape = "[dims]" if axes == 1 else "[dims, dims]"
+            raise CommandError(f"{path}: {name} must be numbers {shape}, it is {_described(array)}")
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    if not 1 <= len(mean) == len(covariance) <= MOST_DIMS:
+        raise CommandError(f"{path}: mu has {len(mean)} dimensions and sigma {len(covariance)}: they must be equal, "
+                           f"from 1 to {MOST_DIMS}")
+    for name, array in (("mu", mean), ("sigma", covariance)):
+        if not np.isfinite(array).all() or abs(array).max() > LARGEST:
+            raise CommandError(f"{path}: {name} holds values that are not finite, or beyond {LARGEST:g}")
+    scale = abs(covariance).max()
+    if abs(covariance - covariance.T).max() > TOLERANCE * scale:
+        raise CommandError(f"{path}: sigma is not symmetric, as a covariance is")
+    covariance = (covariance + covariance.T) / 2
+    if (least := np.linalg.eigvalsh(covariance)[0]) < -TOLERANCE * scale:
+        raise CommandError(f"{path}: sigma has negative variances (eigenvalue {least:.3g}): it is no covariance")
+    return mean, covariance
+
+
+def _described(array: np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"
+
+
+def refuse_unlike(reference: Statistics, source: str, identity: dict[str, str], size: tuple[int, int],
+                  dims: int) -> None:
+    """Raise CommandError where images of `source`, of this size, measured so, do not compare with the reference.
+
+    Of statistics that another program wrote, only the number of features is known, `dims` of the measured images.
+    """
+    if reference.identity is None:
+        if len(reference.mean) != dims:
+            raise CommandError(f"{reference.source} holds {len(reference.mean)} features, and not the {dims} of "
+                               f"--extractor {identity['extractor']}")
+        return
     for name, value in identity.items():
         if reference.identity[name] != value:
             raise CommandError(
@@ -377,11 +433,13 @@ def refuse_unlike(reference: Statistics, source: str, identity: dict[str, str], 
 def compare(reference: Statistics, measured: Statistics) -> dict:
     """FID and KID of `measured` against `reference`, with what a reader needs to trust them.
 
+    Where the reference is another program's mu and sigma, its extractor is 'unknown' and there is no KID.
+
     `fid_se` is the error from the finite number of measured images, the reference held fixed; None below 20 images.
     `kid_sd` is over subsets, and not the error of the mean; None where there is but one subset.
     Raises CommandError for images of another extractor or another size.
     """
-    refuse_unlike(reference, measured.source, measured.identity, measured.size)
+    refuse_unlike(reference, measured.source, measured.identity, measured.size, len(measured.mean))
 
     def distance(mean, covariance):
         return frechet_distance(mean, covariance, reference.mean, reference.covariance)
@@ -389,21 +447,39 @@ def compare(reference: Statistics, measured: Statistics) -> dict:
     error = None
     if len(measured.blocks) > 1:
         error = jackknife_error(measured.blocks, lambda part: distance(part.mean, part.covariance))
-    kid, kid_sd = kernel_distance(reference.features, measured.features)
-    drawn = min(KID_SUBSET_SIZE, len(reference.features), len(measured.features))
-    inception_like = measured.identity["extractor"] == "inception"
     return {
-        "fid": distance(measured.mean, measured.covariance),
+        "fid": max(distance(measured.mean, measured.covariance), 0.0),  # below zero by rounding alone
         "fid_se": error,
         "fid_se_method": error and f"jackknife over {len(measured.blocks)} blocks of the images, the reference fixed",
-        "kid": kid,
-        "kid_sd": None if np.isnan(kid_sd) else kid_sd,
-        "kid_method": f"unbiased, cubic kernel, {1 if np.isnan(kid_sd) else KID_SUBSETS} subsets of {drawn} a side",
+        **_kernel_record(reference, measured),
         **measured.identity,
         "count": measured.count,
         "reference_count": reference.count,
         "source": measured.source,
         "reference": reference.source,
+        "reference_extractor": (reference.identity or {"extractor": "unknown"})["extractor"],
         "size": list(measured.size),
-        "note": "" if inception_like else "not comparable with Inception FID",
+        "note": _note(reference, measured),
     }
+
+
+def _kernel_record(reference: Statistics, measured: Statistics) -> dict:
+    """KID; None where the reference keeps no features."""
+    if reference.features is None:
+        return {"kid": None, "kid_sd": None, "kid_method": None}
+    kid, kid_sd = kernel_distance(reference.features, measured.features)
+    drawn = min(KID_SUBSET_SIZE, len(reference.features), len(measured.features))
+    return {
+        "kid": kid,
+        "kid_sd": None if np.isnan(kid_sd) else kid_sd,
+        "kid_method": f"unbiased, cubic kernel, {1 if np.isnan(kid_sd) else KID_SUBSETS} subsets of {drawn} a side",
+    }
+
+
+def _note(reference: Statistics, measured: Statistics) -> str:
+    notes = []
+    if measured.identity["extractor"] != "inception":
+        notes.append("not comparable with Inception FID")
+    if reference.identity is None:
+        notes.append("the reference's extractor settings are unknown: its file holds mu and sigma alone, so no KID")
+    return "; ".join(notes)

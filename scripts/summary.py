@@ -30,11 +30,16 @@ class Value(NamedTuple):
 
 
 def fid_values(record: dict) -> Iterator[Value]:
-    """Distances under other weights are other measures."""
-    for pair, entry in record.items():
-        pair = f"{pair}, weights {entry['weights'][:8]}"
+    """Distances under other weights are other measures. Images are named by their folder, not by all above it.
+
+    So the runs of one experiment share a measure; where a file has two such folders, each keeps its whole path.
+    """
+    short = {name: name.removeprefix(f"{Path(entry['source']).parent.as_posix()}/") for name, entry in record.items()}
+    for name, entry in record.items():
+        pair = short[name] if list(short.values()).count(short[name]) == 1 else name
         yield Value(f"FID, {pair}", entry["fid"], entry["fid_se"])
-        yield Value(f"KID, {pair}", entry["kid"])
+        if entry["kid"] is not None:
+            yield Value(f"KID, {pair}", entry["kid"])
 
 
 def quality_values(record: dict) -> Iterator[Value]:

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ import run
 import train_classifier
 from config import MODES, Config, folder, parse, to_dict
 from dataset import registry
+from metrics import fid
 from utils import CommandError
 
 FIELDS = {item.name: item for item in fields(Config)}
@@ -87,3 +89,53 @@ def test_the_programs_that_share_the_flags_take_them_alike(words):
             continue
         check_config(command.config)
         assert isinstance(own, argparse.Namespace) and Path(command.config.model_folder) is not None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Statistics files: read as what a covariance can be, or refused in one line
+
+
+SPECIAL = st.sampled_from([0.0, -1.0, 1e-30, -1e-9, 1e300, float("nan"), float("inf"), -30.0])
+DTYPES = st.sampled_from(["f2", "f4", "f8", "i8", "u1", "c16", "U3", "bool"])
+
+
+@st.composite
+def statistics_arrays(draw) -> dict[str, np.ndarray]:
+    """The arrays of a sound file, a few of them changed: a value, the shape, the type, or gone."""
+    rows = np.random.default_rng(draw(st.integers(0, 9))).standard_normal((6, 3))
+    arrays = {"mu": rows.mean(0), "sigma": np.cov(rows, rowvar=False)}
+    if draw(st.booleans()):
+        arrays |= {"count": 6, "features": rows.astype("f4"), "size": [8, 8], "extractor": "classifier",
+                   "resize": "none", "weights": "0" * 16}
+    arrays = {name: np.array(value) for name, value in arrays.items()}
+    for name in draw(st.lists(st.sampled_from(list(arrays)), max_size=2, unique=True)):
+        array = arrays[name]
+        change = draw(st.sampled_from(["value", "shape", "type", "gone"]))
+        if change == "value" and array.dtype.kind == "f":
+            array.flat[draw(st.integers(0, array.size - 1))] = draw(SPECIAL)
+        elif change == "shape":
+            arrays[name] = np.resize(array, draw(st.lists(st.integers(0, 4), max_size=3)))
+        elif change == "type" and array.dtype.kind != "U":
+            arrays[name] = array.astype(draw(DTYPES))
+        elif change == "gone":
+            del arrays[name]
+    return arrays
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(statistics_arrays(), st.one_of(st.none(), st.tuples(st.floats(0, 1), st.integers(0, 255))))
+def test_any_statistics_file_gives_a_distance_or_one_line(tmp_path_factory, arrays, damage):
+    path = tmp_path_factory.getbasetemp() / "stats.npz"
+    np.savez(path, **arrays)
+    if damage:
+        content = bytearray(path.read_bytes())
+        content[int(damage[0] * (len(content) - 1))] = damage[1]
+        path.write_bytes(content)
+    try:
+        found = fid.read_statistics(path)
+    except CommandError as error:
+        assert path.name in str(error)
+        return
+    dims = len(found.mean)
+    distance = fid.frechet_distance(found.mean, found.covariance, np.zeros(dims), np.eye(dims))
+    assert np.isfinite(distance) and distance > -1e-3 * (1 + abs(found.covariance).max())

@@ -199,8 +199,9 @@ def test_a_wrong_experiment_is_refused_before_anything_is_made(in_tmp):
 
 
 def write_fid(folder, fid, weights="0123456789abcdef"):
-    entry = {"fid": fid, "fid_se": 0.5, "kid": 0.01, "weights": weights}
-    write_json(folder / "fid.json", {"eval-fid-fast vs digits (classifier, none)": entry})
+    source = f"imgs/{folder.name}/eval-fid-fast"
+    entry = {"fid": fid, "fid_se": 0.5, "kid": 0.01, "source": source}
+    write_json(folder / "fid.json", {f"{source} vs digits (classifier, none, weights {weights[:8]})": entry})
 
 
 def measures(output, experiment):
@@ -212,7 +213,7 @@ def test_seeds_are_averaged_with_their_deviation(in_tmp, capsys):
     for folder, fid in zip(folders, (1.0, 2.0, 6.0), strict=True):
         write_fid(folder, fid)
     assert summary.main([*map(str, folders), "--output", str(in_tmp / "table")]) == 0
-    pair = "eval-fid-fast vs digits (classifier, none), weights 01234567"
+    pair = "eval-fid-fast vs digits (classifier, none, weights 01234567)"
     found = measures(in_tmp / "table", "digits_32d")[f"FID, {pair}"]
     assert (found["mean"], found["values"]) == (3.0, [1.0, 2.0, 6.0])
     assert found["sd"] == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2

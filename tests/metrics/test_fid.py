@@ -14,9 +14,11 @@ from PIL import Image
 
 import calc_fid
 import gen_fid_stats
+from dataset import registry
 from metrics import extractors, fid
 from modules import Classifier
-from utils import CommandError, save_checkpoint, write_npz
+from scripts import summary
+from utils import CommandError, file_hash, save_checkpoint, write_npz
 
 
 def rng(seed=0):
@@ -196,7 +198,7 @@ def pool_extractor(channels=3, size=None):
         x = pixels.float()
         return torch.stack([x.mean((2, 3)), x.std((2, 3)), x[:, :, 0, 0]], 1).flatten(1)
 
-    return extractors.Extractor(features, "classifier", "none", "0" * 16, channels, size)
+    return extractors.Extractor(features, "classifier", "none", "0" * 16, 3 * channels, channels, size)
 
 
 def test_images_are_read_in_the_order_of_their_names_as_the_channels_asked_for(tmp_path):
@@ -209,6 +211,55 @@ def test_images_are_read_in_the_order_of_their_names_as_the_channels_asked_for(t
     np.testing.assert_array_equal(grey.read([2])[0, 0], np.asarray(Image.open(folder / "002.png")))
     colour = fid.folder_images(save_images(tmp_path / "colour", 2, (8, 6, 3)), 3)
     np.testing.assert_array_equal(colour.read([1])[0].transpose(1, 2, 0), Image.open(tmp_path / "colour/001.png"))
+
+
+def cut_outs(folder, turned=False):
+    """12 transparent pictures of 12x16 pixels, black where nothing shows; `turned` as upright by their tag alone."""
+    folder.mkdir(parents=True)
+    for k, (height, *colour) in enumerate(rng().integers(4, 256, (12, 4))):
+        pixels = np.zeros((12, 16, 4), np.uint8)
+        pixels[: 4 + height % 6, 3:13] = (*colour, 255)
+        picture, tag = Image.fromarray(pixels), Image.Exif()
+        tag[0x0112] = 6
+        if turned:
+            picture.rotate(90, expand=True).save(folder / f"{k:02d}.png", exif=tag)
+        else:
+            picture.save(folder / f"{k:02d}.png")
+    return folder
+
+
+def test_pictures_are_read_as_training_reads_them(in_tmp):
+    plain, turned = cut_outs(in_tmp / "plain/deep/er"), cut_outs(in_tmp / "turned", turned=True)
+    flat = in_tmp / "flat"
+    flat.mkdir()
+    for path in plain.iterdir():
+        canvas = Image.new("RGB", (16, 12), "white")
+        picture = Image.open(path)
+        canvas.paste(picture, mask=picture.getchannel("A"))
+        canvas.save(flat / f"{path.stem}.bmp")
+    for channels in (1, 3):
+        expected = fid.folder_images(flat, channels).read(np.arange(12))
+        for folder in ("plain", turned):
+            np.testing.assert_array_equal(fid.folder_images(folder, channels).read(np.arange(12)), expected)
+    (in_tmp / "square").mkdir()
+    for path in flat.iterdir():
+        Image.open(path).crop((2, 0, 14, 12)).save(f"square/{path.stem}.png")
+    data = registry.load("folder", "train", root=plain, size=12)
+    rows = fid.folder_images("square", 3).read(data.rows)
+    np.testing.assert_array_equal(data.raw(np.arange(len(data))).numpy(), rows)
+
+
+def test_a_sheet_beside_its_samples_is_not_a_sample(tmp_path):
+    folder = save_images(tmp_path / "eval", 3)
+    for path in list(folder.iterdir()):
+        path.rename(folder / f"sample-000{path.name}")
+    Image.new("RGB", (50, 50)).save(folder / "grid.png")
+    assert [path.name for path in fid.image_files(folder)] == [f"sample-{k:06d}.png" for k in range(3)]
+    Image.new("RGB", (50, 50)).save(save_images(tmp_path / "own", 2) / "grid.png")
+    assert len(fid.image_files(tmp_path / "own")) == 3
+    (folder / ".hidden").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / ".hidden/a.png")
+    assert len(fid.image_files(folder)) == 3
 
 
 def test_statistics_do_not_depend_on_the_batch_size(tmp_path):
@@ -313,14 +364,16 @@ def refused(program, arguments, capsys):
 
 def test_reference_by_name_by_file_and_by_folder_agree(experiment, capsys):
     assert gen_fid_stats.main(["celeba", "./celeba_imgs", *CLASSIFIER]) == 0
-    found = []
-    for name in ("celeba", "fid_stats/celeba_classifier.npz", "celeba_imgs"):
+    weights, found = file_hash("models/celeba_classifier.pth")[:8], []
+    for name, place in (("celeba", "fid_stats/celeba_classifier.npz"), ("fid_stats/celeba_classifier.npz",) * 2,
+                        ("celeba_imgs",) * 2):
         more = ["--classifier", "models/celeba_classifier.pth", "--batch_size", "7"]
         assert calc_fid.main([name, SAMPLES, *CLASSIFIER, *more]) == 0
-        found.append(entries()[f"eval-fid-latent vs {name} (classifier, none)"])
+        found.append(entries()[f"{SAMPLES[2:]} vs {place} (classifier, none, weights {weights})"])
     line = capsys.readouterr().out.splitlines()[-1]
     assert "not comparable with Inception FID" in line and "resize none" in line
-    assert len(entries()) == 3
+    assert len(entries()) == 2
+    assert found[-1]["call"]["batch_size"] == 7 and found[-1]["call"]["name"] == "celeba_imgs"
     for record in found:
         assert record["fid"] == pytest.approx(found[0]["fid"], rel=1e-6)
         assert record["kid"] == pytest.approx(found[0]["kid"], rel=1e-6)
@@ -348,8 +401,8 @@ def test_what_is_missing_is_named_with_its_cure(experiment, capsys):
     line = refused(calc_fid, ["celeba", SAMPLES], capsys)
     assert "python gen_fid_stats.py celeba ./celeba_imgs" in line
     assert "absent.npz does not exist" in refused(calc_fid, ["absent.npz", SAMPLES], capsys)
-    write_npz("foreign.npz", mu=np.zeros(3), sigma=np.eye(3))
-    assert "foreign.npz has no array 'count'" in refused(calc_fid, ["foreign.npz", SAMPLES], capsys)
+    write_npz("partial.npz", mu=np.zeros(3), sigma=np.eye(3), extractor="inception")
+    assert "partial.npz has no array 'count'" in refused(calc_fid, ["partial.npz", SAMPLES], capsys)
     assert "train_classifier.py" in refused(gen_fid_stats, ["cats", "celeba_imgs", *CLASSIFIER], capsys)
     save_checkpoint("models/cats_classifier.pth", {"kind": "diff"})
     assert "cats_classifier.pth" in refused(gen_fid_stats, ["cats", "celeba_imgs", *CLASSIFIER], capsys)
@@ -358,6 +411,62 @@ def test_what_is_missing_is_named_with_its_cure(experiment, capsys):
     assert "FOLDER" in refused(gen_fid_stats, ["cats"], capsys)
     assert "cannot write" in refused(calc_fid, ["celeba_imgs", SAMPLES, "--output", "celeba_imgs"], capsys)
     assert not (experiment / "fid_stats").exists()
+
+
+def test_results_of_other_images_are_kept_apart(experiment):
+    for seed, run in enumerate(("runA", "runB")):
+        folder = save_images(experiment / run / "samples", 25, seed=seed, brightness=200)
+        for place in (folder, f"./{run}/../{run}/samples"):  # one place
+            command = ["celeba_imgs", str(place), *CLASSIFIER, "--classifier", "models/celeba_classifier.pth"]
+            assert calc_fid.main(command) == 0
+    found = entries("results/samples/fid.json")
+    assert [record["source"] for record in found.values()] == ["runA/samples", "runB/samples"]
+    first, second = found.values()
+    assert first["fid"] != second["fid"]
+    values = [value.measure.split(" vs ")[0] for value in summary.fid_values(found)]
+    assert values == ["FID, runA/samples", "KID, runA/samples", "FID, runB/samples", "KID, runB/samples"]
+
+
+def test_statistics_of_other_programs_are_read_as_of_unknown_settings(experiment, capsys):
+    assert gen_fid_stats.main(["celeba", "./celeba_imgs", *CLASSIFIER]) == 0
+    ours = fid.read_statistics("fid_stats/celeba_classifier.npz")
+    np.savez("theirs.npz", mu=ours.mean, sigma=ours.covariance.astype(np.float32))
+    for name in ("celeba", "theirs.npz"):
+        assert calc_fid.main([name, SAMPLES, *CLASSIFIER, "--classifier", "models/celeba_classifier.pth"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "unknown" in line and "no KID" in line
+    known, unknown = entries().values()
+    assert unknown["fid"] == pytest.approx(known["fid"], rel=1e-3)
+    assert (unknown["kid"], unknown["reference_extractor"], unknown["reference_count"]) == (None, "unknown", None)
+    np.savez("other.npz", mu=np.zeros(5), sigma=np.eye(5))
+    other = ["other.npz", SAMPLES, *CLASSIFIER, "--classifier", "models/celeba_classifier.pth"]
+    assert "5 features, and not the 32" in refused(calc_fid, other, capsys)
+
+
+@pytest.mark.parametrize(("change", "culprit"), [
+    ({"mu": np.full(3, np.nan)}, "mu holds values that are not finite"),
+    ({"sigma": np.diag([1, np.inf, 1])}, "sigma holds values"),
+    ({"mu": np.zeros((3, 1))}, "mu must be"),
+    ({"sigma": np.eye(4)[:3]}, "sigma must be"),
+    ({"sigma": np.eye(4)}, "3 dimensions and sigma 4"),
+    ({"mu": np.array(["a", "b", "c"])}, "mu must be"),
+    ({"sigma": np.diag([1.0, -30, 1])}, "negative variances"),
+    ({"sigma": np.array([[1, 2, 0], [2, 1, 0], [0, 0, 1.0]])}, "negative variances"),
+    ({"sigma": np.triu(np.ones((3, 3)))}, "not symmetric"),
+    ({"features": np.zeros((4, 2), np.float32)}, "features must be"),
+    ({"features": np.full((4, 3), np.inf, np.float32)}, "features holds"),
+    ({"count": np.array(-1)}, "count"),
+    ({"size": np.array([8])}, "size"),
+    ({"weights": np.array([1, 2])}, "weights"),
+])
+def test_statistics_that_no_images_have_are_refused(in_tmp, change, culprit):
+    sound = {"mu": np.zeros(3), "sigma": np.eye(3), "count": 9, "features": np.zeros((4, 3), np.float32),
+             "size": [8, 8], "extractor": "classifier", "resize": "none", "weights": "0" * 16}
+    np.savez("stats.npz", **sound)
+    assert fid.read_statistics("stats.npz").count == 9
+    np.savez("stats.npz", **{**sound, **change})
+    with pytest.raises(CommandError, match=f"^stats.npz.*{culprit}"):
+        fid.read_statistics("stats.npz")
 
 
 def test_a_data_set_is_a_reference_by_its_name(in_tmp, capsys):
@@ -469,7 +578,8 @@ def test_the_published_commands_agree_with_pytorch_fids_own(inception_home, in_t
     save_images(in_tmp / SAMPLES, 10, (64, 64, 3), seed=1, brightness=120)
     assert gen_fid_stats.main(["celeba", "./celeba_imgs"]) == 0
     assert calc_fid.main(["celeba", SAMPLES]) == 0
-    found = entries()["eval-fid-latent vs celeba (inception, pytorch)"]["fid"]
+    (record,) = entries().values()
+    found = record["fid"]
     assert found > 0
     if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18):
         pytest.skip("pytorch-fid 0.3.0 does not run on this SciPy")
