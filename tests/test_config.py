@@ -70,17 +70,19 @@ def test_an_unambiguous_prefix_of_save_epochs_stays_one():
     assert config("--mode train_latent_ddim --save_epoch 10").save_epochs == 10
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text().replace(" ...", "").replace(" --help", "")
+ROOT = Path(__file__).parents[1]
+PAGES = "\n".join(page.read_text() for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
+PAGES = PAGES.replace("\\\n", " ").replace(" ...", "").replace(" --help", "")
 # Words after run.py, in blocks of commands and between backquotes, up to a comment.
-SHOWN = sorted(set(re.findall(r"run\.py +(--[^`#]*?)(?=`| *#| *\n)", README)))
+SHOWN = sorted(set(re.findall(r"run\.py +(--[^`#]*?)(?=`| *#| *\n)", PAGES)))
 
 
-def test_the_readme_shows_commands():
+def test_readme_and_docs_show_commands():
     assert len(SHOWN) >= 8 and any("--mode nll" in words for words in SHOWN)
 
 
 @pytest.mark.parametrize("words", SHOWN)
-def test_commands_of_the_readme_parse(words):
+def test_commands_of_readme_and_docs_parse(words):
     assert command(words).mode in words
 
 
