@@ -47,8 +47,9 @@ def half_of(precision: str, device: torch.device) -> torch.dtype | None:
 
 def load_data(config: Config, split: str) -> registry.Dataset:
     """A named split of the experiment's data set, at the experiment's size."""
+    dim = config.a_dim if registry.SPECS[config.dataset].gives_z else None
     return registry.load(config.dataset, split, root=config.data_dir, size=config.input_size,
-                     channels=config.input_channels, dim=config.a_dim if config.dataset == "mvn" else None)
+                         channels=config.input_channels, dim=dim)
 
 
 def batches_of(dataset: registry.Dataset, batch_size: int, device, rows: range | None = None, workers: int = 0):

@@ -73,7 +73,7 @@ def dry_run(command: Command) -> None:
 
     config, spec = command.config, registry.SPECS[command.config.dataset]
     size, channels = config.input_size or spec.size, config.input_channels or spec.channels
-    points = config.a_dim if config.dataset == "mvn" else spec.size
+    points = config.a_dim if spec.gives_z else spec.size
     shape = (points,) if spec.kind == "points" else (channels, size, size)
     entries = 1
     for side in shape:

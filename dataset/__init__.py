@@ -1,1 +1,1 @@
-"""The data sets: `registry` opens a named split of one; a file a set or a kind of files beside it."""
+"""The data sets: a file a set, with its `SPECS` and its `read()`; `registry` lists them and opens a named split."""

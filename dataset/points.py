@@ -13,9 +13,14 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+from dataset.base import Spec
+
+if TYPE_CHECKING:
+    import torch
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The three kinds of law
@@ -38,6 +43,8 @@ class Mixture:
 
     def log_density(self, x: torch.Tensor) -> torch.Tensor:
         """x [B, n] -> log p(x) [B], float64, nats."""
+        import torch
+
         means, covariances, weights = (
             torch.from_numpy(array).to(x.device) for array in (self.means, self.covariances, self.weights)
         )
@@ -84,9 +91,13 @@ class Curve:
 
         p = sum over segments of  share / length * N(distance across) * (Phi(to the start) - Phi(to the end)).
         """
+        import torch
+
         return torch.cat([self._log_density(part) for part in x.double().split(chunk)])
 
     def _log_density(self, x: torch.Tensor) -> torch.Tensor:
+        import torch
+
         starts, ends, share = (torch.from_numpy(array).to(x.device) for array in (self.starts, self.ends, self.share))
         span = ends - starts
         length = span.norm(dim=1)  # [S]
@@ -110,6 +121,8 @@ class Square:
 
     def log_density(self, x: torch.Tensor) -> torch.Tensor:
         """x [B, 2] -> -log 12 inside, -infinity outside, [B], float64."""
+        import torch
+
         inside = (x.abs() <= self.half).all(dim=1)
         outside = torch.full((len(x),), -math.inf, dtype=torch.float64, device=x.device)
         return outside.masked_fill(inside, -2.0 * math.log(2.0 * self.half))
@@ -121,6 +134,8 @@ def _lengths(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 def _log_normal_interval(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """log (Phi(high) - Phi(low)), exact in both tails: the interval is mirrored to where Phi is small."""
+    import torch
+
     mirrored = low + high > 0
     low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
     log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
@@ -198,6 +213,10 @@ LAWS = {
     "mixture": MIXTURE,
 }
 
+SPECS = tuple(
+    Spec(name, 2, 1, None, width=96, depth=3, kind="points", exact=True, gives_z=name == "mvn")
+    for name in (*LAWS, "mvn")
+)
 _COUNTS = {"train": 8_000, "val": 2_000, "test": 20_000}
 
 
@@ -206,15 +225,15 @@ def count(name: str, split: str) -> int:
     return 20_000 if (name, split) == ("scg", "train") else _COUNTS[split]
 
 
-def draw(name: str, split: str, dim: int = 2) -> tuple[np.ndarray, np.ndarray | None]:
-    """The points of a split, the same on every call: x float32 [N, n]; for `mvn` also its z [N, n], else None."""
+def draw(spec: Spec, split: str) -> tuple[np.ndarray, np.ndarray | None, float | None]:
+    """The points of a split, the same on every call: x float32 [N, n]; for `mvn` its z [N, n] and I(x; z) in nats."""
     # The older generator: its numbers are frozen across versions of numpy.
-    rng = np.random.RandomState(zlib.crc32(f"{name}/{split}".encode()))
-    if name != "mvn":
-        return LAWS[name].sample(rng, count(name, split)).astype(np.float32), None
-    pairs = Mixture(np.ones(1), np.zeros((1, 2 * dim)), mvn_covariance(dim)[None])
-    values = pairs.sample(rng, count(name, split)).astype(np.float32)
-    return values[:, :dim], values[:, dim:]
+    rng, number = np.random.RandomState(zlib.crc32(f"{spec.name}/{split}".encode())), count(spec.name, split)
+    if not spec.gives_z:
+        return LAWS[spec.name].sample(rng, number).astype(np.float32), None, None
+    dim, covariance = spec.size, mvn_covariance(spec.size)
+    values = Mixture(np.ones(1), np.zeros((1, 2 * dim)), covariance[None]).sample(rng, number).astype(np.float32)
+    return values[:, :dim], values[:, dim:], gaussian_mutual_information(covariance, dim)
 
 
 def law(name: str, dim: int = 2) -> Mixture | Curve | Square:

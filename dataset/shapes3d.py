@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import colorsys
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+
+from dataset.base import Source, Spec, text_identity
 
 FACTORS = ("floor hue", "wall hue", "object hue", "scale", "shape", "orientation")
 FACTOR_SIZES = (10, 10, 10, 8, 4, 15)
 SHAPES = ("cube", "cylinder", "sphere", "capsule")
 COUNT = int(np.prod(FACTOR_SIZES))
+SPECS = (Spec("shapes3d", 64, labels="factors", label_names=FACTORS, factor_sizes=FACTOR_SIZES),)
 
 _SCENES = int(np.prod(FACTOR_SIZES[3:]))  # what the hues do not change
 _SCALES = np.linspace(0.75, 1.25, 8)
@@ -41,6 +45,25 @@ _SHADOW = 0.55  # what is left of the diffuse light in the object's shadow
 
 # At scale 1: half the edge of the cube, and radius and height of the others.
 _CUBE, _CYLINDER, _SPHERE, _CAPSULE = 0.72, (0.72, 1.55), 0.86, (0.60, 2.1)
+
+
+def read(spec: Spec, root: Path) -> Source:
+    return Source(Rendered(), factors(np.arange(COUNT)))
+
+
+class Rendered:
+    """All pictures, drawn when asked for."""
+
+    ready = False
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def read(self, rows: np.ndarray, size: int) -> np.ndarray:
+        return render(rows, size)
+
+    def identity(self) -> str:
+        return text_identity(COUNT, render([0, COUNT - 1], 8).tobytes())
 
 
 def factors(indices) -> np.ndarray:

@@ -144,11 +144,7 @@ def chosen_image(trained: Trained, which: str) -> tuple[Tensor, str]:
     if not Path(which).is_file():
         raise CommandError(f"--img_id {which}: neither a number nor an image file that is there")
     channels, size, _ = trained.model.shape
-    pixels = files.read_image(Path(which))[None]  # [1, 3, H, W]
-    height, width = pixels.shape[2:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = files.resize(pixels[:, :, top : top + side, left : left + side], size)
+    square = registry.resize(files.read_square(Path(which))[None], size)  # [1, 3, size, size]
     raw = torch.from_numpy(registry.recolour(square, channels))
     return registry.to_float(raw, 256).to(trained.device), Path(which).stem
 

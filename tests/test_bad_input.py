@@ -23,7 +23,7 @@ import eval_disentanglement
 import gen_fid_stats
 import run
 import train_classifier
-from dataset.files import _DSPRITES_FILE
+from dataset import dsprites
 
 PROGRAMS = {"calc_fid": calc_fid, "gen_fid_stats": gen_fid_stats, "train_classifier": train_classifier,
             "eval_disentanglement": eval_disentanglement, "run": run}
@@ -120,9 +120,9 @@ def make_data() -> None:
         "npz-pickle": {"imgs": np.array([Bomb()], dtype=object)},
     }.items():
         (data / kind / "dsprites").mkdir(parents=True)
-        np.savez(data / kind / "dsprites" / _DSPRITES_FILE, **{**sprites, **changed})
+        np.savez(data / kind / "dsprites" / dsprites.FILE, **{**sprites, **changed})
     (data / "npz-words" / "dsprites").mkdir(parents=True)
-    (data / "npz-words" / "dsprites" / _DSPRITES_FILE).write_text("no archive")
+    (data / "npz-words" / "dsprites" / dsprites.FILE).write_text("no archive")
     (data / "pickle" / "cifar-10-batches-py").mkdir(parents=True)
     for name in [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]:
         (data / "pickle" / "cifar-10-batches-py" / name).write_bytes(pickle.dumps({b"data": Bomb(), b"labels": []}))
@@ -286,11 +286,11 @@ RUN_DATA = [
     ("--dataset fmnist --data_dir data/idx-format", "train-images-idx3-ubyte"),
     ("--dataset fmnist --data_dir data/idx-labels", "train-images-idx3-ubyte"),
     ("--dataset fmnist --data_dir data/idx-gzip", "train-images-idx3-ubyte.gz"),
-    ("--dataset dsprites --data_dir data/npz-nan", _DSPRITES_FILE),
-    ("--dataset dsprites --data_dir data/npz-shape", _DSPRITES_FILE),
-    ("--dataset dsprites --data_dir data/npz-labels", _DSPRITES_FILE),
-    ("--dataset dsprites --data_dir data/npz-pickle", _DSPRITES_FILE),
-    ("--dataset dsprites --data_dir data/npz-words", _DSPRITES_FILE),
+    ("--dataset dsprites --data_dir data/npz-nan", dsprites.FILE),
+    ("--dataset dsprites --data_dir data/npz-shape", dsprites.FILE),
+    ("--dataset dsprites --data_dir data/npz-labels", dsprites.FILE),
+    ("--dataset dsprites --data_dir data/npz-pickle", dsprites.FILE),
+    ("--dataset dsprites --data_dir data/npz-words", dsprites.FILE),
     ("--dataset cifar10 --data_dir data/pickle", "data_batch_1"),
     ("--dataset 3dshapes --data_dir data/h5", "3dshapes.h5"),
     ("--dataset 3dshapes --data_dir data/h5-words", "3dshapes.h5"),

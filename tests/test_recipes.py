@@ -1,10 +1,13 @@
-"""The recipes of the README, followed literally: each in a copy of what it touches."""
+"""The recipes of the README, followed literally: each in a copy of what it touches, or of the suite (recipes.py)."""
 
+import importlib
 import sys
 import types
 from pathlib import Path
 
 import numpy as np
+import pytest
+from recipes import follow, python
 
 from utils import read_json, write_npz
 
@@ -20,9 +23,24 @@ def spread(train_codes, train_factors, test_codes, test_factors):
 METRICS["spread"] = Metric(spread, "spread of the codes")
 '''
 
+# A file of dataset/, and its name in the registry's list:
+DATA_SET = {
+    "new": {"dataset/mine.py": '''
+import numpy as np
+from dataset.base import Arrays, Source, Spec
+
+SPECS = (Spec("mine", size=16, channels=1),)
+
+def read(spec, root):
+    return Source(Arrays(np.load(root / "mine.npy")))
+'''},
+    "edits": {"dataset/registry.py": ('"folder",', '"folder", "mine",')},
+}
+
 
 def load(monkeypatch, name, added=""):
     """The module `name`, with lines added at its end, in place of the one that was imported."""
+    importlib.import_module(name)
     file = ROOT / (name.replace(".", "/") + ".py")
     module = types.ModuleType(name)
     module.__file__ = str(file)
@@ -46,3 +64,26 @@ def test_a_new_metric(in_tmp, monkeypatch, capsys):
     assert record["mean"]["spread"] > 0
     assert np.shape(record["matrices"]["spread"]["following"]) == (2, 2)
     assert Path("out/following-0.png").stat().st_size > 1000 and Path("out/information-0.png").is_file()
+
+
+@pytest.fixture
+def with_own_set(tmp_path):
+    suite = follow(tmp_path, **DATA_SET)
+    np.save(suite / "mine.npy", np.random.default_rng(0).integers(0, 256, (40, 1, 16, 16), dtype=np.uint8))
+    return suite
+
+
+def test_a_data_set_of_ones_own_is_read(with_own_set):
+    program = ("from dataset import registry; from config import parse;"
+               "config = parse(['--dataset', 'mine'], 'run.py', registry.SPECS).config;"
+               "parts = [registry.load(config.dataset, split, root='.') for split in registry.SPLITS];"
+               "print([len(part) for part in parts], parts[0].shape, parts[0].images.std() > 60)")
+    assert python(with_own_set, "-c", program).strip() == "[32, 4, 4] (1, 16, 16) True"
+
+
+@pytest.mark.slow
+def test_a_data_set_of_ones_own_is_trained_on(with_own_set):
+    flags = ("--dataset mine --data_dir . --epochs 1 --max_steps 2 --batch_size 8 --unets_channels 4 --a_dim 2"
+             " --encoder_channels 4 --diffusion_steps 4 --device cpu --num_workers 0")
+    python(with_own_set, "run.py", "--mode", "train", *flags.split())
+    assert list((with_own_set / "models").rglob("model-1.pth"))

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset import files, registry
+from dataset import base, dsprites, files, mnist, registry
 from utils import CommandError
 
 
@@ -26,7 +26,7 @@ def no_network(monkeypatch):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(files, "_DEBIAN_FMNIST", Path("nowhere"))
+    monkeypatch.setattr(mnist, "DEBIAN", Path("nowhere"))
 
 
 def refusal(*args, **kwargs) -> str:
@@ -88,7 +88,7 @@ def test_a_resized_set_is_rounded_to_uint8_once_and_keeps_the_range():
 def test_resizing_is_antialiased():
     stripes = np.zeros((1, 1, 32, 32), dtype=np.uint8)
     stripes[..., ::2] = 255  # without a filter, every other column would give black or white
-    small = files.resize(stripes, 8)
+    small = base.resize(stripes, 8)
     assert abs(int(small[0, 0, 4, 4]) - 128) < 20
 
 
@@ -205,7 +205,7 @@ def test_idx_files_that_do_not_belong_together_are_refused(tmp_path):
 
 @pytest.mark.skipif(not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="needs dataset-fashion-mnist")
 def test_the_real_fashion_mnist_of_debian(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_DEBIAN_FMNIST", Path("/usr/share/datasets/fashion-mnist"))
+    monkeypatch.setattr(mnist, "DEBIAN", Path("/usr/share/datasets/fashion-mnist"))
     test = registry.load("fmnist", "test", root=tmp_path)
     assert test.images.shape == (10_000, 1, 32, 32)
     assert (np.bincount(test.labels[:, 0]) == 1000).all()
@@ -329,7 +329,7 @@ def test_celeba_files_that_do_not_fit_are_named(celeba):
 def write_dsprites(folder, images, labels) -> None:
     folder.mkdir(exist_ok=True)
     metadata = np.array({"latents_names": ("color", "shape")}, dtype=object)  # a pickle, as in the published file
-    np.savez(folder / files._DSPRITES_FILE, imgs=images, latents_classes=labels, metadata=metadata)
+    np.savez(folder / dsprites.FILE, imgs=images, latents_classes=labels, metadata=metadata)
 
 
 def test_dsprites_batches_are_images_and_the_pickle_in_it_stays_closed(tmp_path):
@@ -353,12 +353,12 @@ def test_dsprites_batches_are_images_and_the_pickle_in_it_stays_closed(tmp_path)
 ])
 def test_dsprites_of_another_shape_or_type_is_refused(tmp_path, images, labels):
     write_dsprites(tmp_path / "dsprites", images, labels)
-    assert files._DSPRITES_FILE in refusal("dsprites", "train", root=tmp_path)
+    assert dsprites.FILE in refusal("dsprites", "train", root=tmp_path)
 
 
 def test_a_broken_npz_is_named(tmp_path):
-    (tmp_path / files._DSPRITES_FILE).write_bytes(b"PK\x03\x04 not much")
-    assert files._DSPRITES_FILE in refusal("dsprites", "train", root=tmp_path)
+    (tmp_path / dsprites.FILE).write_bytes(b"PK\x03\x04 not much")
+    assert dsprites.FILE in refusal("dsprites", "train", root=tmp_path)
 
 
 def test_3dshapes_labels_become_classes(tmp_path):

@@ -1,0 +1,19 @@
+"""digits: scikit-learn's 1,797 handwritten digits, 8x8 pixels of 17 levels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dataset.base import Arrays, Source, Spec, cut
+
+SPECS = (Spec("digits", 8, 1, 17, "class", tuple("0123456789"), (10,), width=16, depth=3),)
+
+
+def read(spec: Spec, root: Path) -> Source:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = bunch.images.astype(np.uint8)[:, None]  # [N, 1, 8, 8]
+    return Source(Arrays(images, levels=17), bunch.target.astype(np.int64)[:, None], cut(len(images), 0.1, 0.3))

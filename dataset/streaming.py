@@ -1,0 +1,47 @@
+"""Batches of a split for lists of indices, in the caller's order, from memory or from processes that read ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader
+
+from dataset.base import Dataset
+from utils import CommandError
+
+
+def stream(dataset: Dataset, index_lists, device="cpu", num_workers: int = 0):
+    """Yield (indices int64 [B] on the CPU, raw [B, *shape] on `device`) for each list of indices, in the given order.
+
+    A split that is held is copied to the device once and indexed there; another is read by `num_workers` processes,
+    ahead of the caller. Nothing is drawn from a global generator. Raises CommandError for a file that cannot be read.
+    """
+    pinned = torch.device(device).type == "cuda"
+    if dataset.images is not None:
+        held = dataset.resident(device)
+        for indices in index_lists:
+            indices = torch.as_tensor(indices, dtype=torch.int64)
+            places = indices.pin_memory().to(device, non_blocking=True) if pinned else indices
+            yield indices, held[places]
+        return
+    loader = DataLoader(_Lists(dataset), sampler=index_lists, batch_size=None, num_workers=num_workers,
+                        pin_memory=pinned, generator=torch.Generator())
+    for indices, raw in loader:
+        if isinstance(raw, CommandError):
+            raise raw
+        yield indices, raw.to(device, non_blocking=pinned)
+
+
+@dataclass
+class _Lists:
+    """A map from a list of indices to a batch. An error travels as a value: a worker would wrap it in a traceback."""
+
+    dataset: Dataset
+
+    def __getitem__(self, indices):
+        indices = torch.as_tensor(indices, dtype=torch.int64)
+        try:
+            return indices, self.dataset.raw(indices)
+        except CommandError as error:
+            return indices, error
