@@ -1,6 +1,6 @@
 """The mathematics of the noise: the channel, its schedules, the Gaussian reference and the training objectives.
 
-Everything speaks log-SNR, written `logsnr` ("a" in the equations):
+Every function takes the log-SNR, `logsnr` ("a" in the equations):
 
     x_noisy = sqrt(sigmoid(a)) x + sqrt(sigmoid(-a)) eps           (variance preserving; VDM, Kingma et al. 2021, eq. 1)
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from utils import CommandError
 
-HIGHEST = 25.0  # log-SNR up to which float32 still tells the noise
-LOWEST = -80.0  # log-SNR down to which float32 holds e^-logsnr
+HIGHEST = 25.0  # log-SNR up to which float32 can represent the noise
+LOWEST = -80.0  # log-SNR down to which e^-logsnr is finite in float32
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The channel
@@ -43,6 +43,17 @@ def predict_x(x_noisy: Tensor, logsnr: Tensor, eps_hat: Tensor) -> Tensor:
     ) * eps_hat
 
 
+def log_normal_interval(low: Tensor, high: Tensor) -> Tensor:
+    """log (Phi(high) - Phi(low)) for low < high, either of which may be infinite. [...] twice -> [...]
+
+    Accurate in both tails: an interval above 0 is mirrored to below it, where log Phi keeps its digits.
+    """
+    mirrored = low + high > 0
+    low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
+    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+    return log_high + torch.log(-torch.expm1(log_low - log_high))
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Schedules: discrete steps 1 .. T and their log-SNR
 
@@ -62,7 +73,7 @@ class Schedule:
         self._tables = {self.logsnr_table.device: self.logsnr_table}
 
     def _table(self, device: torch.device) -> Tensor:
-        """The table on a device, copied there once: a copy a step would make the host wait."""
+        """The table on a device, copied there once: a copy at every step would block the host."""
         if device not in self._tables:
             self._tables[device] = self.logsnr_table.to(device)
         return self._tables[device]
@@ -94,8 +105,8 @@ class Schedule:
         """
         if spacing == "logsnr":
             return even_grid(*self.logsnr_range, steps)
-        levels = self.logsnr_table[torch.linspace(self.steps, 1, steps, dtype=torch.float64).round().long() - 1]
-        return torch.cat([levels, levels.new_tensor([math.inf])])
+        logsnrs = self.logsnr_table[torch.linspace(self.steps, 1, steps, dtype=torch.float64).round().long() - 1]
+        return torch.cat([logsnrs, logsnrs.new_tensor([math.inf])])
 
 
 def even_grid(low: float, high: float, steps: int) -> Tensor:
@@ -116,7 +127,7 @@ def cosine_schedule(steps: int) -> Schedule:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The Gaussian reference: what the data's first two moments alone know
+# The Gaussian reference, from the data's first two moments
 
 
 @dataclass(frozen=True)
@@ -210,13 +221,13 @@ class Gaussian:
 
     @property
     def logsnr_range(self) -> tuple[float, float]:
-        """Integration range [L, R] that leaves the Gaussian's tails behind it; R is kept where float32 still works."""
+        """Integration range [L, R], beyond which the Gaussian's error is negligible; R is limited by float32."""
         logs = self.variances.log()
         return -logs.max().item() - 8, min(-logs.min().item() + 8, HIGHEST)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Which log-SNRs are visited
+# How log-SNRs are drawn
 
 
 @dataclass(frozen=True)
@@ -233,7 +244,9 @@ class LogSNRProposal:
     uniform: float = 0.1
 
     def draw(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-SNRs and their weights from numbers in (0, 1), strata of which fall into strata. [...] -> two [...]."""
+        """Log-SNRs and their weights from numbers in (0, 1). [...] -> two [...]
+
+        Equal intervals of the numbers are strata of the uniform and of the logistic part."""
         u = unit.double()
         p_low, p_high = self._cdf(self.low), self._cdf(self.high)
         flat = self.low + (self.high - self.low) * u / self.uniform
@@ -254,7 +267,7 @@ class LogSNRProposal:
 
 def proposal_for(gaussian: Gaussian, loc: float | None = None, scale: float | None = None,
                  clip: float | None = None) -> LogSNRProposal:
-    """The proposal that a data set's spectrum asks for; each given value replaces the data's.
+    """The proposal that fits the data's spectrum; a value that is not None replaces the data's.
 
     Raises CommandError where the logistic's centre is outside the range.
     """

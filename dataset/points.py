@@ -1,10 +1,10 @@
-"""Points whose law is known exactly: 2-D sets, a Gaussian mixture, and normal pairs with known mutual information.
+"""Points whose distribution is known exactly: 2-D sets, a Gaussian mixture, and normal pairs with known mutual information.
 
-Every law is standardised as a population (mean 0 and variance 1 in each coordinate, by formula, not by sample), can be
+Every distribution is standardised as a population (mean 0 and variance 1 in each coordinate, by formula, not by sample), can be
 sampled, and knows its log-density in nats:
 
     Mixture   sum_k pi_k N(m_k, S_k)                            mixture, scg, mvn
-    Curve     a uniform point of a polyline, plus N(0, s^2 I)   dino, moons, circle
+    Polyline  a uniform point of a polyline, plus N(0, s^2 I)   dino, moons, circle
     Square    uniform on a square                               line
 """
 
@@ -59,7 +59,7 @@ class Mixture:
         return Mixture(self.weights, (self.means - mean) / scale, self.covariances / np.outer(scale, scale))
 
 
-class Curve:
+class Polyline:
     """A uniform point of a set of line segments, plus isotropic normal jitter.
 
     starts, ends   [S, 2] the segments, in any units: they are shifted and scaled so that a coordinate of the *sum* has
@@ -98,6 +98,8 @@ class Curve:
     def _log_density(self, x: torch.Tensor) -> torch.Tensor:
         import torch
 
+        from diffusion import log_normal_interval
+
         starts, ends, share = (torch.from_numpy(array).to(x.device) for array in (self.starts, self.ends, self.share))
         span = ends - starts
         length = span.norm(dim=1)  # [S]
@@ -106,7 +108,7 @@ class Curve:
         along = (offset * forward).sum(-1)  # [B, S]
         across = offset[..., 0] * forward[:, 1] - offset[..., 1] * forward[:, 0]
         log_normal = -0.5 * (across / self.jitter) ** 2 - math.log(self.jitter) - 0.5 * math.log(2 * math.pi)
-        within = _log_normal_interval((along - length) / self.jitter, along / self.jitter)
+        within = log_normal_interval((along - length) / self.jitter, along / self.jitter)
         return torch.logsumexp(log_normal + within + (share / length).log(), dim=1)
 
 
@@ -132,16 +134,6 @@ def _lengths(starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     return np.linalg.norm(ends - starts, axis=1)
 
 
-def _log_normal_interval(low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """log (Phi(high) - Phi(low)), exact in both tails: the interval is mirrored to where Phi is small."""
-    import torch
-
-    mirrored = low + high > 0
-    low, high = torch.where(mirrored, -high, low), torch.where(mirrored, -low, high)
-    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
-    return log_high + torch.log(-torch.expm1(log_low - log_high))
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The sets
 
@@ -153,9 +145,9 @@ def _arc(centre: tuple[float, float], first: float, last: float, pieces: int) ->
     return corners[:-1], corners[1:]
 
 
-def _moons() -> Curve:
+def _moons() -> Polyline:
     upper, lower = _arc((0.0, 0.0), 0.0, np.pi, 50), _arc((1.0, 0.5), np.pi, 2 * np.pi, 50)
-    return Curve(np.concatenate([upper[0], lower[0]]), np.concatenate([upper[1], lower[1]]), jitter=0.1)
+    return Polyline(np.concatenate([upper[0], lower[0]]), np.concatenate([upper[1], lower[1]]), jitter=0.1)
 
 
 # A long-necked dinosaur, seen from its left side: mouth, brow, neck, back, tail, four legs, chest, throat.
@@ -178,9 +170,9 @@ def _smooth(corners: np.ndarray, rounds: int = 2) -> np.ndarray:
     return corners
 
 
-def _dino() -> Curve:
+def _dino() -> Polyline:
     outline = _smooth(_DINO)
-    return Curve(outline, np.roll(outline, -1, axis=0), jitter=0.03)
+    return Polyline(outline, np.roll(outline, -1, axis=0), jitter=0.03)
 
 
 def _scg() -> Mixture:
@@ -209,7 +201,7 @@ LAWS = {
     "moons": _moons(),
     "scg": _scg(),
     "line": Square(),
-    "circle": Curve(*_arc((0.0, 0.0), 0.0, 2 * np.pi, 100), jitter=0.05),
+    "circle": Polyline(*_arc((0.0, 0.0), 0.0, 2 * np.pi, 100), jitter=0.05),
     "mixture": MIXTURE,
 }
 
@@ -236,7 +228,7 @@ def draw(spec: Spec, split: str) -> tuple[np.ndarray, np.ndarray | None, float |
     return values[:, :dim], values[:, dim:], gaussian_mutual_information(covariance, dim)
 
 
-def law(name: str, dim: int = 2) -> Mixture | Curve | Square:
+def law(name: str, dim: int = 2) -> Mixture | Polyline | Square:
     """The law of x."""
     if name == "mvn":
         return Mixture(np.ones(1), np.zeros((1, dim)), mvn_covariance(dim)[None, :dim, :dim])

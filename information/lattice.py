@@ -69,7 +69,7 @@ class Lattice:
         return (2 * ((1 - u**2) * beyond + u * density) / half).sum().item()
 
     def _shifts(self, sharpness: Tensor) -> range:
-        """Lattice neighbours worth a look: those within 20 deviations, of the least sharp sample."""
+        """Offsets of the lattice values within 20 deviations, for the least sharp sample."""
         reach = min(self.levels - 1, math.ceil(20 / (self.step * sharpness.min().item())))
         return range(-reach, reach + 1)
 

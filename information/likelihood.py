@@ -6,8 +6,8 @@ and for a Gaussian reference. Every bound is then read from that record; bounds 
     continuous   -log p(x)  = -log N(x; mu, Sigma) + 1/2 Integral_L^R E[|eps - eps_hat|^2 - |eps - eps_G|^2] da
     discrete     -log P(x) <= left(L) + 1/2 Integral_L^R E|eps - eps_hat|^2 da + right(R)
 
-Outside [L, R] the Gaussian takes over, so both hold on average for any denoiser and any range. Everything is in nats a
-sample, summed over dimensions; errors are float32 networks' errors accumulated in float64.
+Outside [L, R] the Gaussian's own denoiser is used, so both hold on average for any denoiser and any range. Everything
+is in nats a sample, summed over dimensions; errors come from float32 networks and are summed in float64.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def unconditional(denoiser: Denoiser) -> Estimator:
 
 
 def conditional(denoiser: Denoiser, z: Tensor) -> Estimator:
-    """The denoiser told z [N, a_dim], whose row i belongs to the sample with index i."""
+    """The denoiser conditioned on z [N, a_dim]; row i belongs to the sample with index i."""
     return lambda x_noisy, logsnr, index: denoiser(x_noisy, logsnr, z[index])
 
 
@@ -104,7 +104,7 @@ class Curve:
         return self.errors[reference] - self.errors[name]
 
     def largest_term(self, name: str) -> float:
-        """The largest |weight * gap| / 2 of any evaluation: an integral led by one term is not to be trusted."""
+        """The largest |weight * gap| / 2 of any evaluation: do not trust an integral that one term dominates."""
         return (0.5 * self.weight * self.gap(name)).abs().max().item()
 
     @classmethod
@@ -127,15 +127,15 @@ def error_curve(
 ) -> Curve:
     """Measure the errors of all estimators on the same noisy inputs.
 
-    estimators  name -> callable; the networks inside in evaluation mode, which is the caller's duty
+    estimators  name -> callable; the caller puts the networks inside into evaluation mode
     batches     (index [B] int64, x [B, *shape] float32), all on one device, the index numbering the samples from 0
     gaussian    the reference, on that device
     npoints     K log-SNRs a sample, one in each stratum of the proposal, each with noise of its own
     lattice     where the data is discrete: adds tails and, a name, errors 'NAME hard' (x_hat rounded to the lattice)
     soft        adds 'NAME soft' (soft-rounded) as well
     between     label -> two names: adds, as an error, the squared distance of their two estimates
-    progress    words for a progress bar with the running estimate of the first name; None for no bar
-    count       how many samples there are, for that bar
+    progress    text of a progress bar with the running estimate of the first name; None for no bar
+    count       number of samples, for that bar
 
     The result is a function of (seed, index), whatever the batch size. It lies on the CPU.
     """
@@ -153,16 +153,16 @@ def error_curve(
 
 
 def _batch_curve(estimators, index, x, gaussian, proposal, npoints, seed, lattice, soft, between, bar) -> Curve:
-    columns, levels = [], []
+    columns, logsnrs = [], []
     for k in range(npoints):
         rng = Rng(seed, index, k)
-        # The quantile (k + U)/K; what the network is told, in float32, is what the integral is weighted by.
+        # The quantile (k + U)/K. The weight is taken at the float32 value that the network receives.
         logsnr = proposal.draw((k + rng.uniform("logsnr").double()) / npoints)[0].float()
         eps = rng.normal("eps", *x.shape[1:])
         columns.append(_errors_at(estimators, index, x, logsnr, eps, gaussian, lattice, soft, between))
-        levels.append(logsnr.double())
+        logsnrs.append(logsnr.double())
         bar.update(len(x) / npoints)
-    logsnr = torch.stack(levels, 1)
+    logsnr = torch.stack(logsnrs, 1)
     return Curve(
         logsnr=logsnr.cpu(), weight=proposal.weight(logsnr).cpu(),
         errors={name: torch.stack([column[name] for column in columns], 1).cpu() for name in columns[0]},
@@ -226,7 +226,7 @@ def channel_kl(y: Tensor, variances: Tensor, logsnr: float) -> Tensor:
 def continuous_nll(curve: Curve, name: str) -> Tensor:
     """-log p(x) of a density (ITD, eq. 8, with a Gaussian for reference and control variate). -> [N] nats
 
-    On lattice points it is the 'lattice value' that papers print (minus d log step), and no bound on anything; on
+    On lattice points, minus d log step, it is the 'lattice value' that papers print, which bounds nothing; on
     `dequantise`d points, minus d log step, it bounds -log P.
     """
     return curve.gaussian_nll - 0.5 * curve.integral(curve.gap(name))
@@ -290,11 +290,12 @@ def profile(curve: Curve, values: Tensor, bins: int = 40) -> Profile:
         empty = torch.zeros(len(curve), bins, dtype=torch.float64)
         return empty.scatter_add(1, place, curve.weight * integrand) / curve.weight.shape[1]
 
-    width, moment, level = part(torch.ones_like(values)), part(values), part(curve.logsnr)
-    kept = width.sum(0) > 0
-    width, moment, level = width[:, kept], moment[:, kept], level[:, kept]
-    mean = moment.sum(0) / width.sum(0)
+    # [N, bins] each: the bin's extent in log-SNR, and the integrals of the values and of log-SNR over it.
+    extent, moment, centre = part(torch.ones_like(values)), part(values), part(curve.logsnr)
+    kept = extent.sum(0) > 0
+    extent, moment, centre = extent[:, kept], moment[:, kept], centre[:, kept]
+    mean = moment.sum(0) / extent.sum(0)
     # A ratio of means: its error by the delta method.
-    residual = (moment - mean * width).square().mean(0).sqrt()
-    se = residual / width.mean(0) / math.sqrt(len(curve))
-    return Profile(level.sum(0) / width.sum(0), mean, se, moment.mean(0))
+    residual = (moment - mean * extent).square().mean(0).sqrt()
+    se = residual / extent.mean(0) / math.sqrt(len(curve))
+    return Profile(centre.sum(0) / extent.sum(0), mean, se, moment.mean(0))

@@ -1,8 +1,8 @@
 """Variational bounds of a denoiser over discrete steps 1 .. T: DDPM's, with fixed or learned variance, and VDM's.
 
-Both share one evaluation a step: VDM's loss is the noise error weighted by how much the SNR falls, DDPM's is the KL of
-the reverse step with x_hat clipped to the data's range. The continuous VDM bound needs no evaluation of its own: it is
-`density.discrete_nll(curve, name, left="normal")`.
+Both use the same evaluation of a step: VDM's loss is the noise error weighted by how much the SNR falls, DDPM's is the
+KL of the reverse step with x_hat clipped to the data's range. The bound of VDM in continuous time is read from the
+error curve: `likelihood.discrete_nll(curve, name, left="normal")`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffusion import LogSNRProposal, Schedule, diffuse, per_sample, predict_x
+from diffusion import LogSNRProposal, Schedule, diffuse, log_normal_interval, per_sample, predict_x
 from information.lattice import Lattice
 from information.likelihood import Estimator, channel_kl, exact_float32
 from rng import Rng
@@ -54,7 +54,7 @@ class DiscreteBounds:
 
 
 def fixed_variance(estimator: Estimator):
-    """An estimator of the noise alone, as `discrete_bounds` wants it."""
+    """An estimator of the noise alone in the form that `discrete_bounds` takes."""
     return lambda x_noisy, logsnr, index: (estimator(x_noisy, logsnr, index), None)
 
 
@@ -64,12 +64,12 @@ def discrete_bounds(
 ) -> DiscreteBounds:
     """Unbiased estimates of the DDPM and VDM bounds from K of the T steps of each sample.
 
-    noise_and_variance  (x_noisy, logsnr, index) -> eps_hat and, like it, v in [-1, 1], or None for fixed variances
+    noise_and_variance  (x_noisy, logsnr, index) -> eps_hat, and v in [-1, 1] of its shape; None for fixed variances
     schedule            the network's own steps
-    lattice             the values of the discrete data, which x_hat is clipped to the range of
-    proposal            where along log-SNR steps are looked at more often; the importance weights undo it
+    lattice             the values of the discrete data; x_hat is clipped to their range
+    proposal            where along log-SNR more steps are evaluated; the importance weights correct for it
     npoints             K, one step in each stratum; step 1, the decoder's, is evaluated besides
-    progress, count     words for a progress bar over so many samples; None for no bar
+    progress, count     text and length of a progress bar over samples; None for no bar
     """
     probability = _step_probability(schedule, proposal)
     rows = []
@@ -88,7 +88,7 @@ def discrete_bounds(
 
 
 def _step_probability(schedule: Schedule, proposal: LogSNRProposal) -> Tensor:
-    """How often the steps 2 .. T are looked at: the proposal's share of their log-SNRs, a tenth uniform. [T - 1]"""
+    """Probability of evaluating each of the steps 2 .. T, [T - 1]: the proposal's mass between them, 1/10 uniform."""
     table = schedule.logsnr_table
     share = (table[:-1] - table[1:]) / proposal.weight((table[:-1] + table[1:]) / 2)
     return 0.9 * share / share.sum() + 0.1 / len(share)
@@ -137,7 +137,7 @@ def _decoders(noise_and_variance, x, rng, schedule, lattice) -> Tensor:
     x_noisy = diffuse(x, a, eps)
     eps_hat, v = noise_and_variance(x_noisy, a.float(), rng.index)
     x_hat = predict_x(x_noisy, a, eps_hat).clamp(lattice.low, lattice.high).double()
-    # The posterior variance of step 1 is 0; that of step 2 stands in, for the fixed variance as well.
+    # The posterior variance of step 1 is 0; that of step 2 is used instead, for the fixed variance too.
     beta1, beta2 = schedule.betas[:2].to(x.device)
     log_posterior = (beta2 * torch.sigmoid(-a[:1]) / torch.sigmoid(-schedule.logsnr_table[1])).log()
     log_sigma2 = _log_variance(v, log_posterior, beta1.log() if v is not None else log_posterior)
@@ -150,8 +150,4 @@ def _cell_nll(x: Tensor, mean: Tensor, sigma: Tensor, lattice: Lattice) -> Tenso
     centre, half = lattice.low + lattice.step * level, lattice.step / 2
     lower = ((centre - half - mean) / sigma).masked_fill(level == 0, -math.inf)
     upper = ((centre + half - mean) / sigma).masked_fill(level == lattice.levels - 1, math.inf)
-    # Phi(upper) - Phi(lower), taken in the lower tail, where log_ndtr keeps its digits.
-    flip = lower + upper > 0
-    lower, upper = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
-    top, bottom = torch.special.log_ndtr(upper), torch.special.log_ndtr(lower)
-    return -(top + torch.log(-torch.expm1(bottom - top))).flatten(1).sum(1)
+    return -log_normal_interval(lower, upper).flatten(1).sum(1)
