@@ -1,7 +1,7 @@
-"""Points whose distribution is known exactly: 2-D sets, a Gaussian mixture, and normal pairs with known mutual information.
+"""Points whose density is known exactly: 2-D sets, a Gaussian mixture, and normal pairs with known mutual information.
 
-Every distribution is standardised as a population (mean 0 and variance 1 in each coordinate, by formula, not by sample), can be
-sampled, and knows its log-density in nats:
+Every distribution has mean 0 and variance 1 in each coordinate (by formula, not by sample), can be sampled, and knows
+its log-density in nats:
 
     Mixture   sum_k pi_k N(m_k, S_k)                            mixture, scg, mvn
     Polyline  a uniform point of a polyline, plus N(0, s^2 I)   dino, moons, circle
