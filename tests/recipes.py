@@ -7,6 +7,7 @@ copy, in which `python` runs.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = {"tests", "docs", "data", "models", "imgs", "logs", "results"}
+
+
+def block(name: str) -> str:
+    """The Python lines that the README gives for a recipe, `**Name**: ...` and then a block. At most five."""
+    (lines,) = re.findall(rf"^\*\*{name}\*\*.*?^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert 1 <= lines.count("\n") <= 5
+    return lines
 
 
 def follow(folder: Path, new: dict[str, str], edits: dict[str, tuple[str, str]]) -> Path:

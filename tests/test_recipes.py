@@ -1,4 +1,4 @@
-"""The recipes of the README, followed literally: each in a copy of what it touches, or of the suite (recipes.py)."""
+"""The recipes of the README, followed as they stand there, in a copy of what they touch or the suite (recipes.py)."""
 
 import importlib
 import sys
@@ -7,35 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recipes import follow, python
+from recipes import block, follow, python
 
 from utils import read_json, write_npz
 
 ROOT = Path(__file__).parents[1]
 
-# Below a function of metrics/disentanglement.py, one place:
-METRIC = '''
-def spread(train_codes, train_factors, test_codes, test_factors):
-    """How much codes vary, and by how much each follows each factor."""
-    return {"spread": test_codes.std(), "following": np.abs(_correlation(test_codes, test_factors))}
-
-
-METRICS["spread"] = Metric(spread, "spread of the codes")
-'''
-
-# A file of dataset/, and its name in the registry's list:
-DATA_SET = {
-    "new": {"dataset/mine.py": '''
-import numpy as np
-from dataset.base import Arrays, Source, Spec
-
-SPECS = (Spec("mine", size=16, channels=1),)
-
-def read(spec, root):
-    return Source(Arrays(np.load(root / "mine.npy")))
-'''},
-    "edits": {"dataset/registry.py": ('"folder",', '"folder", "mine",')},
-}
+METRIC = block("Metric")
+DATA_SET = {"new": {"dataset/mine.py": block("Data set")},
+            "edits": {"dataset/registry.py": ('"folder",', '"folder", "mine",')}}
 
 
 def load(monkeypatch, name, added=""):
