@@ -1,4 +1,4 @@
-"""Many processes: who am I, and how do tensors meet. Without torchrun every function is the identity of one process."""
+"""Many processes: ranks and collectives. Without torchrun there is one process and every function is the identity."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def statistics_path(args: argparse.Namespace) -> Path:
 
 
 def build_extractor(args: argparse.Namespace):
-    """The `extractors.Extractor` that the flags ask for. Raises CommandError where its weights are not to be had."""
+    """The `extractors.Extractor` that the flags name. Raises CommandError where its weights cannot be found."""
     from experiment import pick_device
     from metrics import extractors
 

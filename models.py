@@ -56,7 +56,7 @@ class Diffusion(Precise):
     """A denoiser with the distribution of log-SNR it is trained on.
 
     network     (x_noisy, logsnr, z) -> eps_hat
-    schedule    the discrete steps that samplers walk
+    schedule    the discrete steps that samplers use
     objective   SimpleObjective or ITDObjective
     gaussian    the training split's first two moments
     """
@@ -142,7 +142,7 @@ class Encoding(Precise):
 
     @property
     def stochastic(self) -> bool:
-        """Whether q(z|x) has a width."""
+        """Whether q(z|x) has a variance."""
         return self.regulariser.stochastic
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -250,7 +250,7 @@ class LatentDiffusion(Diffusion):
 
 
 def schedule_for(config: Config) -> Schedule:
-    """The discrete steps. Raises CommandError where they bury the image deeper than float32 can dig."""
+    """The discrete steps. Raises CommandError where they leave too little of the image for float32."""
     if config.schedule == "cosine":
         return cosine_schedule(config.diffusion_steps)
     schedule = linear_schedule(config.beta1, config.betaT, config.diffusion_steps)
@@ -280,7 +280,7 @@ def multipliers(config: Config, size: int, depth: int) -> tuple[int, ...]:
 
 def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian,
                 description: dict | None = None) -> Diffusion | InfoDiff | VAE:
-    """A model with fresh weights, or with somebody's (--init_from).
+    """A model with fresh weights, or with weights made elsewhere (--init_from).
 
     spec        the data set's data.Spec: default width and depth of the networks
     shape       (C, H, W) of an image, or (n,) of a point

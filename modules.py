@@ -1,4 +1,4 @@
-"""Networks: tensors to tensors, with no idea of the goal.
+"""Networks: tensors to tensors, independent of what they are trained for.
 
     UNet         (x [B,C,H,W], logsnr [B], z [B,z_dim]) -> [B,C',H,W]; the denoiser, and without time and z the encoder
     Decoder      z [B,a_dim] -> [B,C,H,W], for the VAE family
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm 32 from 64 channels on; below, groups of four.
 
-    A group of one channel, as 32 groups of 32 channels are, is instance norm: it forgets every channel's mean.
+    A group of one channel, as 32 groups of 32 channels are, is instance norm: it removes every channel's mean.
     """
     groups = 32 if channels >= 64 else max(1, channels // 4)
     return nn.GroupNorm(math.gcd(groups, channels), channels)
@@ -308,7 +308,7 @@ class PointMLP(nn.Module):
 
     def __init__(self, dim: int, hidden: int, z_dim: int = 0, null: bool = False, layers: int = 3, features: int = 8):
         super().__init__()
-        width = hidden // 2  # of what time and z are told by
+        width = hidden // 2  # features of time and of z
         self.z_dim, self.features = z_dim, features
         self.embed_time = TimeEmbedding(32, width, fastest=1.0)
         self.embed_z = LatentEmbedding(z_dim, width, tokens=False, null=null) if z_dim else None

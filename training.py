@@ -185,7 +185,7 @@ class Run:
                     self.save("last.pth")
                     saved = time.monotonic()
                 if stop:
-                    distributed.barrier()  # nobody leaves before it is saved
+                    distributed.barrier()  # no process leaves before it is saved
                     raise Interrupted(stop)
 
     def _batches(self) -> Iterator[tuple[Rng, Tensor, Tensor | None]]:
@@ -291,7 +291,7 @@ class Run:
 
 
 class Interrupted(Exception):
-    """The run was told to stop by a signal, and has saved its state."""
+    """A signal asked the run to stop, and it has saved its state."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
@@ -326,7 +326,7 @@ def _step_of(line: str) -> float:
 def newest_sound(folder: Path, kind: str, device) -> tuple[dict, Path] | None:
     """The newest checkpoint of a folder that can be read, saying which were passed over; None where there are none.
 
-    Raises CommandError where there are some and none can be read: they are not ours to replace.
+    Raises CommandError where there are some and none can be read: they are not replaced.
     """
     there = [path for path in [folder / "last.pth", *checkpoints(folder)] if path.exists()]
     for path in there:
@@ -347,7 +347,7 @@ def start_or_resume(run: Run, config: Config) -> bool:
     Raises CommandError where the folder holds a run with other settings.
     """
     found = newest_sound(run.folder, run.record["kind"], run.device) if config.resume else None
-    distributed.barrier()  # everybody has looked before anything changes
+    distributed.barrier()  # every process has looked before anything changes
     if distributed.is_main():
         sweep(run.folder)
         sweep(run.metrics.parent)

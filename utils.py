@@ -1,4 +1,4 @@
-"""Files and errors: what every room needs and what knows nothing of diffusion. Importing it costs no torch.
+"""Files and errors: what every module needs, independent of diffusion. Importing it costs no torch.
 
 * `CommandError`: a mistake of the caller's, shown as one line and exit status 2.
 * `atomic`, `write_json`, `write_npz`, `save_checkpoint`: a file is whole or absent, never half written.
@@ -92,7 +92,7 @@ def check_writable(folder: str | Path) -> None:
     while not os.path.lexists(place):
         place = place.parent
     try:
-        with tempfile.TemporaryFile(dir=place):  # permission bits alone do not tell, for root or on /proc
+        with tempfile.TemporaryFile(dir=place):  # permission bits are not enough, for root or on /proc
             pass
     except OSError as error:
         raise CommandError(f"cannot write to {folder}: {place}: {error.strerror or error}") from None

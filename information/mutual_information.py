@@ -86,7 +86,7 @@ def scramble(z: Tensor) -> Tensor:
 def reliance(curve: Curve, name: str, scrambled: str, a_dim: int) -> list[Mean]:
     """Nats that the denoiser loses when one entry of z comes from another image: a value a latent dimension.
 
-    No decomposition of I(x; z): entries that carry the same thing each seem worthless, or each dear.
+    No decomposition of I(x; z): entries that carry the same information each seem worthless, or each essential.
     `scrambled` names the denoiser given `scramble(z)`. Needs N >= 2 a_dim.
     """
     loss = 0.5 * curve.integral(curve.gap(name, reference=scrambled))

@@ -1,4 +1,4 @@
-"""How well images are given back: MSE, PSNR and SSIM of image pairs."""
+"""Errors of reconstructed images: MSE, PSNR and SSIM of image pairs."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def in_float32(model):
 
 
 def proposal_of(model) -> LogSNRProposal:
-    """Where the model's error is integrated: what it was trained on, within what the data's spectrum asks for."""
+    """Where the model's error is integrated: what it was trained on, within the range that fits the data's spectrum."""
     trained = getattr(model.objective, "proposal", None)
     if trained is not None:
         return trained
@@ -74,9 +74,9 @@ def proposal_of(model) -> LogSNRProposal:
 def range_note(model, proposal: LogSNRProposal) -> str:
     low, high = model.gaussian.logsnr_range
     if proposal.low > low or proposal.high < high:
-        return (f"the data's spectrum asks for log-SNR {low:.1f} .. {high:.1f}; the model was trained on "
-                f"{proposal.low:.1f} .. {proposal.high:.1f}, and outside the Gaussian takes over")
-    return f"log-SNR {proposal.low:.1f} .. {proposal.high:.1f}; outside the Gaussian takes over"
+        return (f"the data's spectrum needs log-SNR {low:.1f} .. {high:.1f}; the model was trained on "
+                f"{proposal.low:.1f} .. {proposal.high:.1f}, and outside it the Gaussian's error is used")
+    return f"log-SNR {proposal.low:.1f} .. {proposal.high:.1f}; outside it the Gaussian's error is used"
 
 
 @torch.no_grad()
@@ -94,6 +94,6 @@ def drawn_codes(mean: Tensor, logvar: Tensor, seed: int) -> Tensor:
 
 
 def provenance(trained: Trained) -> dict:
-    """Of the numbers in a result file; epoch 0 stands for somebody's network as it came, averaged or not."""
+    """What a result file says of its model; epoch 0 stands for an untuned network made elsewhere, averaged or not."""
     record = {**trained.provenance(), "seed": trained.config.r_seed, "versions": versions()}
     return record if trained.epoch else {**record, "ema": None}

@@ -48,7 +48,7 @@ ELBO, ENSEMBLE = "elbo", "best"
 
 
 def nll(command: Command) -> None:
-    """Mode `nll`: a tuned or trained checkpoint, or, with --init_from typed, somebody's network as it came."""
+    """Mode `nll`: a tuned or trained checkpoint, or, with --init_from, a network made elsewhere, untuned."""
     measure_likelihood(open_untuned(command) if "init_from" in command.given else open_trained(command))
 
 
@@ -118,7 +118,7 @@ def open_member(trained: Trained, path: str):
 
 
 def branches(kind: str, members: list, sample: Sample, seed: int) -> tuple[dict[str, Estimator], Tensor | float]:
-    """The denoisers of one kind of likelihood by name, and what z costs in nats a row: KL(q(z|x) || p(z)) [N], or 0."""
+    """The denoisers of one kind of likelihood by name, and the cost of z in nats, KL(q(z|x) || p(z)) [N], or 0."""
     if kind == UNCONDITIONAL:
         names = [kind] + [f"member {i}" for i in range(2, len(members) + 1)]
         return {name: unconditional(model.denoise) for name, model in zip(names, members, strict=True)}, 0.0
@@ -140,7 +140,7 @@ def validation_of(trained: Trained, kind: str, members: list):
 class Likelihood:
     """All bounds of one kind of likelihood ('unconditional' or 'elbo') of one model on one sample.
 
-    cost    nats a row that z costs, KL(q(z|x) || p(z)) [N]; or 0
+    cost    KL(q(z|x) || p(z)) [N] in nats, or 0
     """
 
     model: Diffusion
@@ -200,7 +200,7 @@ class Likelihood:
                             largest_term_nats=curve.largest_term(self.kind))]
 
     def _lattice_value(self, curve: Curve) -> list[dict]:
-        """A density taken at lattice points, as papers print it: not a bound, so never under the name of one."""
+        """A density taken at lattice points, as papers print it: not a bound, so never named one."""
         entry = self._entry("lattice value (no bound)", "lattice", continuous_nll(curve, self.kind) - self._cells,
                             tails="Gaussian")
         return [{key.replace("nll_", "nll_lattice_"): value for key, value in entry.items()}]
@@ -276,7 +276,7 @@ def error_columns(curve: Curve, names: list[str]) -> dict[str, dict]:
 def draw_density(model, sample: Sample, proposal: LogSNRProposal, npoints: int, seed: int, path) -> None:
     """log p over the plane, beside held-out points and samples of the model.
 
-    All points share their noise, so its error shows as a false slope and not as speckle: hence 8 npoints evaluations.
+    Points share their noise, so its error appears as a false slope, not as speckle; 8 npoints evaluations reduce it.
     """
     x = torch.cat([x for _, x in sample.batches()])[:4000]
     low, high = x.amin(0), x.amax(0)

@@ -1,4 +1,4 @@
-"""The modes about images and their two latents, z and x_T: there and back, along a latent, between two images."""
+"""The modes about images and their two latents, z and x_T: reconstruction, change of one latent, interpolation."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Autoencoder:
 
 
 def latent_quality(command: Command) -> None:
-    """Mode `latent_quality`: z and x_T of held-out images, and how well they give the images back.
+    """Mode `latent_quality`: z and x_T of held-out images, and how well the images are reconstructed from them.
 
     Reconstructions from the inferred x_T are measured on all images, those from --sampling_number random x_T each on
     the first RANDOM_IMAGES.
@@ -178,7 +178,7 @@ def interpolate(command: Command) -> None:
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Points [K, *shape] on the great circle from a to b [1, *shape] (Shoemake 1985): as long as noise is."""
+    """Points [K, *shape] on the great circle from a to b [1, *shape] (Shoemake 1985), which keeps the norm of noise."""
     cosine = F.cosine_similarity(a.flatten(1).double(), b.flatten(1).double()).clamp(-1 + 1e-9, 1 - 1e-9)
     angle = torch.arccos(cosine)
     weight_a = torch.sin((1 - share) * angle) / torch.sin(angle)

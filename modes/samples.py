@@ -1,4 +1,4 @@
-"""The modes that sample: a trained model turned into pictures, one function a mode.
+"""The modes that sample: a trained model draws pictures; one function a mode.
 
 They draw numbered samples: sample i depends on the seed and on i, not on the batch it is drawn in or
 on the process that draws it.
@@ -31,7 +31,7 @@ from utils import CommandError, check_writable, file_hash, read_json, versions, 
 
 
 def sampler_settings(trained: Trained) -> dict:
-    """What `sampling.generate` is told by the flags."""
+    """The arguments of `sampling.generate` that come from flags."""
     config = trained.config
     sampler = "ddim" if config.deterministic else config.sampler
     steps = config.sample_steps or (min(20, config.diffusion_steps) if sampler == "dpmpp" else config.diffusion_steps)
@@ -46,7 +46,7 @@ def sampler_settings(trained: Trained) -> dict:
 def two_phase(trained: Trained) -> tuple[Callable, str]:
     """The vanilla denoiser down to --split_step, InfoDiffusion from there (InfoDiffusion, sec. 4.2), and its hash.
 
-    Raises CommandError where the vanilla model is wanted and not there.
+    Raises CommandError where the vanilla model is missing.
     """
     config, schedule = trained.config, trained.model.schedule
     if config.split_step >= schedule.steps:
@@ -121,7 +121,7 @@ def image_path(folder: Path, index: int, prefix: str = "") -> Path:
 
 
 def write_images(pool: ThreadPoolExecutor, x: Tensor, paths: list[Path]) -> list:
-    """Hand images [B,C,H,W] to the writer pool, a file each: sampling does not wait for PNG."""
+    """Pass images [B,C,H,W] to the pool of writers, a file each, so that sampling does not wait for them."""
     return [pool.submit(plots.write_png, path, image) for path, image in zip(paths, plots.to_uint8(x), strict=True)]
 
 
@@ -162,7 +162,7 @@ def sample_images(command: Command) -> None:
 def eval_fid(command: Command) -> None:
     """Mode `eval_fid`: exactly --sampling_number images for calc_fid.py; missing ones are drawn, others kept.
 
-    A manifest in results/EXP/ tells the setting; a folder of another setting is emptied first.
+    A manifest in results/EXP/ holds the setting; a folder drawn with another setting is emptied first.
     """
     trained = open_trained(command)
     config = trained.config
@@ -177,7 +177,7 @@ def eval_fid(command: Command) -> None:
         write_json(manifest, {**setting, "versions": versions(), **trained.provenance()})
     distributed.barrier()
     there = len(list(folder.iterdir()))
-    distributed.barrier()  # everybody has counted before anything is drawn
+    distributed.barrier()  # every process has counted before anything is drawn
     written = []
     with ThreadPoolExecutor() as pool:
         for numbers, rng in numbered(trained, lambda number: image_path(folder, number).exists()):
@@ -190,9 +190,9 @@ def eval_fid(command: Command) -> None:
 
 
 def prepare_folder(folder: Path, manifest: Path, setting: dict, count: int) -> None:
-    """Leave in `folder` only whole images numbered below `count` that were drawn with this very setting.
+    """Leave in `folder` only whole images numbered below `count` that were drawn with this setting.
 
-    Raises CommandError where the folder holds something that is not ours to delete.
+    Raises CommandError where the folder holds something that this mode did not write.
     """
     folder.mkdir(parents=True, exist_ok=True)
     there = sorted(folder.iterdir())

@@ -5,7 +5,7 @@
 * `describe(denoiser)` and `build(description)`: what a checkpoint of ours stores, so that a tuned network is rebuilt
   with no file from elsewhere.
 
-Both were trained on images in [-1, 1] and are told the time as an index i, counted from 0, which belongs to abar after
+Both were trained on images in [-1, 1] and receive the time as an index i, counted from 0, which belongs to abar after
 i + 1 steps of their schedule. Nothing is fetched, and no file is read in a way that could run code.
 """
 
@@ -22,7 +22,7 @@ from diffusion import Schedule, cosine_schedule, linear_schedule
 from pretrained.iddpm import GROUPS, ImprovedUNet
 from utils import UNREADABLE, CommandError, first_line, read_json
 
-# What the shapes in a state dict of improved diffusion do not tell: its published models have 4 heads, 4000 steps of
+# What the shapes in a state dict of improved diffusion do not show: its published models have 4 heads, 4000 steps of
 # the cosine schedule, and feed index i as i * 1000/4000.
 IDDPM_HEADS, IDDPM_STEPS, IDDPM_TIMES = 4, 4000, 1000
 
@@ -32,7 +32,7 @@ class PretrainedDenoiser(nn.Module):
 
     schedule         the schedule that it was trained on
     logsnr_range     (lowest, highest) log-SNR of that schedule
-    image_shape      (C, H, W) that it was made for, or None where its file does not tell
+    image_shape      (C, H, W) that it was made for, or None where its file does not say
     learns_variance  whether it predicts the variance of the reverse step beside the noise
     """
 
@@ -54,7 +54,7 @@ class PretrainedDenoiser(nn.Module):
         self.eval()
 
     def times(self, logsnr: Tensor) -> Tensor:
-        """The time that the network is told at a log-SNR, each element its own: [B] -> [B] float32.
+        """The network's time at a log-SNR, element by element: [B] -> [B] float32.
 
         Exact at the steps of the schedule and linear in log-SNR between them. Beyond its first and last step the line
         goes on with the same slope, then bends into a logarithm: a new log-SNR is always a new time, for fine-tuning,
@@ -192,7 +192,7 @@ def load_iddpm(file: str | Path, dropout: float = 0.0) -> PretrainedDenoiser:
 
 
 def _iddpm_sizes(state: dict[str, Tensor], file: Path) -> dict:
-    """What ImprovedUNet takes, as far as names and shapes tell it."""
+    """The arguments of ImprovedUNet, as far as names and shapes show them."""
 
     def shape(name: str) -> torch.Size:
         if name not in state:

@@ -1,7 +1,7 @@
 """The U-Net of improved diffusion (Nichol & Dhariwal, ICML 2021), written so that its published weights load.
 
 The names of its parameters are those of the published state dicts, so the containers are called `input_blocks`,
-`in_layers` and so on as they are there. What the names do not tell, and every weight depends on:
+`in_layers` and so on as they are there. What the names do not show, and every weight depends on:
 
 * the embedding of the time has its cosines first;
 * in a residual block the second normalisation is modulated: norm(h) * (1 + scale) + shift;
@@ -101,7 +101,7 @@ class Upsample(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Layers in a row, of which the residual blocks are told the time."""
+    """Layers in a row, of which the residual blocks are conditioned on time."""
 
     def forward(self, h, time):
         for layer in self:

@@ -8,7 +8,7 @@ several repeats after a warm-up; contenders take turns, so that their ratio hold
     ours       through training.Stepper and model.denoise: what a run pays, numbered noise and MMD included
     rivals     diffusers' UNet2DModel and denoising_diffusion_pytorch's Unet, the latter widened until parameters and
                work agree (it has two residual blocks going up where the others have three); beside InfoDiffusion
-               two diffusers networks, an encoder and a denoiser told its code. Not installed: said in their place.
+               two diffusers networks, an encoder and a denoiser conditioned on its code. Missing ones are named.
     work       FLOPs of the matrix products and convolutions of a training step, as torch's FlopCounterMode counts them
     peak       the device's own: the best of several large matrix products in the same precision
 """
@@ -85,7 +85,7 @@ class Ours:
 
 
 class Rival:
-    """Somebody else's network in a plain loop with the same parts.
+    """Another library's network in a plain loop with the same parts.
 
     network     (x_noisy [B,C,H,W], logsnr [B], x: clean images, or None for no code) -> eps_hat
     """
@@ -421,7 +421,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict:
-    """Measure everything that the flags ask for."""
+    """Measure everything that the flags name."""
     device = pick_device(args.device)
     gpu = device.type == "cuda"
     if gpu and args.cpu_time:

@@ -4,7 +4,7 @@
 
 Every sampler draws the same numbered samples from the same x_T. The distance is to the test split, between features of
 the image classifier of the set (train_classifier.py --images); the training split's own distance to it is the floor.
---spacing is for ddim and dpmpp: ddpm walks in time, as published. Writes results/EXP/samplers.json and samplers.png.
+--spacing is for ddim and dpmpp: ddpm's steps are even in time, as published. Writes results/EXP/samplers.json and .png.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How well the two MMD kernels tell a latent from its prior:  python -m scripts.mmd_table
+"""How well the two MMD kernels distinguish a latent from its prior:  python -m scripts.mmd_table
 
 For each kernel and dimension: the unbiased MMD of batches of --batch_size draws of q against as many of N(0, I), for
 q = N(0, 1.3^2 I) and q = N(0.3, I), over --batches batches.

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import tiny
 import torch
-import torch._dynamo  # the optimisers want it; imported before the fork, once
+import torch._dynamo  # the optimisers need it; imported once, before the fork
 
 import run
 import training  # noqa: F401
@@ -151,7 +151,7 @@ def kill(root: Path, kills: int = 20, seed: int = 0) -> dict:
 
 
 def signals(root: Path) -> dict:
-    """A training run that is told to stop, twice; and one that is told so twice at once, while it writes."""
+    """A training run that is signalled to stop, twice; and one signalled twice at once, while it writes."""
     alone, cut = places(root)
     finish(alone, TRAIN)
     statuses, reached = [], []

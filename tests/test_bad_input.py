@@ -1,6 +1,6 @@
 """Mistakes of the caller's: one line that names the culprit, exit status 2, nothing written, no traceback.
 
-A row of the table is a command line and what its line must name. The files that it speaks of are made once (`place`):
+A row of the table is a command line and what its line must name. The files that it names are made once (`place`):
 sound ones, and every kind of broken one.
 """
 

@@ -1,6 +1,6 @@
 """A disk that is full: the checkpoint from before stays whole, one line, exit status 2.
 
-The limit on the size of a file (RLIMIT_FSIZE) stands for the disk; it is the process's own, hence the processes.
+The limit on the size of a file (RLIMIT_FSIZE) stands for the disk; it holds for a process, so each run is a process.
 """
 
 import subprocess
@@ -41,8 +41,8 @@ def test_a_full_disk_leaves_the_checkpoint_from_before(tmp_path, limit):
                           timeout=300, env={"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"})
     assert done.stdout.splitlines()[-1] == "0 2", done.stderr
     said = done.stderr.split("LIMIT\n")[1].replace("\r", "\n").splitlines()
-    told = [line for line in said if line and "img/s" not in line]  # all but the progress bar
-    assert len(told) == 1 and told[0].startswith("run.py: error: cannot write "), told
+    shown = [line for line in said if line and "img/s" not in line]  # all but the progress bar
+    assert len(shown) == 1 and shown[0].startswith("run.py: error: cannot write "), shown
     assert "Traceback" not in done.stderr
     before = {path.name: load_checkpoint(path) for path in (tmp_path / "before").rglob("*.pth")}
     after = {path.name: load_checkpoint(path) for path in place.rglob("*.pth")}

@@ -76,7 +76,7 @@ def test_two_processes_train_what_one_trains(tmp_path, monkeypatch):
     lines = [json.loads(next((folder / "logs").rglob("metrics.jsonl")).read_text()) for folder in (one, two)]
     for part in ("train", "val"):
         assert lines[0][part] == pytest.approx(lines[1][part], abs=1e-5)
-    assert out.count("trained:") == 1  # one process writes and tells
+    assert out.count("trained:") == 1  # one process writes and prints
 
 
 @pytest.mark.slow

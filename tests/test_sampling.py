@@ -45,10 +45,10 @@ def diffusers():
     return pytest.importorskip("diffusers")
 
 
-def walk(scheduler, x, levels_of, **options):
-    """diffusers' loop around our noise estimate: every step at the log-SNR that `levels_of` gives."""
+def reference(scheduler, x, logsnr_of, **options):
+    """diffusers' loop around our noise estimate: every step at the log-SNR that `logsnr_of` gives."""
     for i, t in enumerate(scheduler.timesteps):
-        logsnr = torch.full((len(x),), levels_of(i, t), dtype=torch.float64)
+        logsnr = torch.full((len(x),), logsnr_of(i, t), dtype=torch.float64)
         eps_hat = MIXTURE(x, logsnr)
         x = scheduler.step(eps_hat, t, x, **{name: value(i) for name, value in options.items()}).prev_sample
     return x
@@ -64,7 +64,7 @@ def test_ddim_pairs_the_noise_at_t_with_abar_at_t(diffusers, steps, eta):
     grid = torch.cat([SCHEDULE.logsnr_table[scheduler.timesteps], torch.tensor([math.inf])])
     rng, x = Rng(0, torch.arange(16)), start().double()
     drawn = {"eta": lambda i: eta, "variance_noise": lambda i: rng.at(i + 1).normal("sampler", 3)}
-    theirs = walk(scheduler, x, lambda i, t: SCHEDULE.logsnr_table[t].item(), **(drawn if eta else {}))
+    theirs = reference(scheduler, x, lambda i, t: SCHEDULE.logsnr_table[t].item(), **(drawn if eta else {}))
     assert error(ddim(MIXTURE, x, grid, eta=eta, rng=rng), theirs) < 1e-4
 
 
@@ -77,7 +77,7 @@ def test_ddpm_agrees_with_diffusers(diffusers, monkeypatch):
     rng, x = Rng(0, torch.arange(16)), start().double()
     drawn = iter(rng.at(i + 1).normal("sampler", 3).double() for i in range(T))
     monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *_, **__: next(drawn))
-    theirs = walk(scheduler, x, lambda i, t: SCHEDULE.logsnr_table[t].item())
+    theirs = reference(scheduler, x, lambda i, t: SCHEDULE.logsnr_table[t].item())
     assert error(ddpm(MIXTURE, x, SCHEDULE.grid(T), rng=rng), theirs) < 1e-4
 
 
@@ -89,7 +89,7 @@ def test_dpm_solver_agrees_with_diffusers(diffusers, steps):
     )
     scheduler.set_timesteps(steps)
     grid = -2 * scheduler.sigmas.double().log()  # sigma is noise over signal; the last is 0
-    theirs = walk(scheduler, start().double(), lambda i, t: grid[i].item())
+    theirs = reference(scheduler, start().double(), lambda i, t: grid[i].item())
     assert error(dpmpp(MIXTURE, start().double(), grid), theirs) < 1e-4
 
 
@@ -221,7 +221,7 @@ def test_guidance_extrapolates_from_the_unconditional_noise():
 
 
 class Model:
-    """The least that `generate` asks of a model."""
+    """The smallest model that `generate` accepts."""
 
     def __init__(self, denoiser):
         self.denoise, self.schedule, self.grid, self.shape = denoiser, SCHEDULE, SCHEDULE.grid, (3,)

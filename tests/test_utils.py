@@ -66,7 +66,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(checkpoint, monkeypatch):
     assert len(list(checkpoint.parent.iterdir())) == 1
 
 
-def test_no_room_is_told_with_the_files_name(tmp_path):
+def test_no_room_is_refused_with_the_files_name(tmp_path):
     with pytest.raises(CommandError, match="a.txt.*No space left"), atomic(tmp_path / "a.txt"):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -140,15 +140,15 @@ def test_broken_checkpoints_are_named(checkpoint):
         for place in rng.integers(0, len(whole), 4):
             damaged[place] = rng.integers(256)
         cases.append(bytes(damaged))
-    told = 0
+    refused = 0
     for content in cases:
         checkpoint.write_bytes(content)
         try:
             load_checkpoint(checkpoint)
         except CommandError as error:
             assert "last.pth" in str(error) and "\n" not in str(error)
-            told += 1
-    assert told >= 5
+            refused += 1
+    assert refused >= 5
 
 
 def test_checkpoints_of_another_format_or_kind_are_refused(tmp_path):

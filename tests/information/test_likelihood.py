@@ -73,7 +73,7 @@ def test_mixture_nll_is_exact(mixture, mixture_curve):
 
 
 def test_finite_set_nll_is_its_entropy():
-    # math.md 6: S_k = 0, so 1/2 Integral mse da = -log pi; no Gaussian tail is needed above e^-R of the distances.
+    # A finite set (covariances 0): 1/2 Integral mse da = -log pi; no Gaussian tail above e^-R of the distances.
     weights = torch.arange(1.0, 6.0) / 15
     oracle = FiniteSetDenoiser(torch.tensor([[0.0, 0.0], [1.0, 1.0], [-1.0, 0.5], [2.0, -1.0], [-1.0, -2.0]]), weights)
     index, x = oracle.sample(12_000, seed=3)
@@ -111,7 +111,7 @@ def test_standard_error_is_the_spread_of_repetitions(mixture):
 def test_control_variate_and_strata_keep_the_variance_low(mixture, mixture_curve):
     x, curve = mixture_curve
     spread = (continuous_nll(curve, "model") - mixture.nll_nats(x)).std().item()
-    assert spread < 2.1  # math.md 2: 4.09 for independent log-SNRs without the reference, 1.98 with both
+    assert spread < 2.1  # 4.09 for independent log-SNRs without the reference, 1.98 with both
 
 
 def test_results_do_not_depend_on_the_batch_size(mixture):

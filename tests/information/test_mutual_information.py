@@ -61,7 +61,7 @@ def test_ideal_denoisers_of_normal_pairs(covariance, known):
 
 
 def test_gaussian_channel():
-    # math.md 4: z = x + sigma n carries 1/2 sum log(1 + lambda_i / sigma^2).
+    # z = x + sigma n carries 1/2 sum log(1 + lambda_i / sigma^2).
     spectrum, sigma = torch.tensor([2.0, 0.5, 0.1]), 0.5
     x = torch.diag(spectrum)
     covariance = torch.cat([torch.cat([x, x], 1), torch.cat([x, x + sigma**2 * torch.eye(3)], 1)])

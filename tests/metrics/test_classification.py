@@ -62,7 +62,7 @@ def test_scores_are_seeded(classifier):
     state = torch.random.get_rng_state()
     first, again, other = (evaluate(inputs, labels, classifier, seed=seed)["folds"] for seed in (4, 4, 5))
     assert first == again and first != other
-    assert torch.equal(state, torch.random.get_rng_state())  # nobody else's generator was touched
+    assert torch.equal(state, torch.random.get_rng_state())  # the global generator is untouched
 
 
 def test_mlp_weights_rare_classes():

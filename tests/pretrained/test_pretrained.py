@@ -158,7 +158,7 @@ def test_files_that_are_no_state_dict_are_refused_and_never_run(in_tmp):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Improved diffusion: what the names do not tell
+# Improved diffusion: what the names do not show
 
 
 def test_time_embedding_has_its_cosines_first():
@@ -187,7 +187,7 @@ def test_attention_splits_heads_before_queries_keys_and_values():
 
 
 def by_names(state, x, time):
-    """Improved diffusion's network by walking over the names of its state dict: an independent reading of them."""
+    """Improved diffusion's network read from the names of its state dict: an independent reading of them."""
 
     def norm(name, h):
         groups = h.reshape(len(h), 32, -1)
