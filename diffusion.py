@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -130,6 +130,70 @@ def cosine_schedule(steps: int) -> Schedule:
 # The Gaussian reference, from the data's first two moments
 
 
+PLENTY = 5  # rows a dimension from which on the sample covariance is taken as it is
+HELD_OUT = 4  # one row in so many chooses how much correlations are shrunk
+
+
+class _Moments:
+    """Count, sum and (outer or elementwise) squares of rows [B, d] float64, added up in one pass."""
+
+    def __init__(self, full: bool):
+        self.full, self.count, self.total, self.square = full, 0, 0.0, 0.0
+
+    def add(self, rows: Tensor) -> None:
+        self.count, self.total = self.count + len(rows), self.total + rows.sum(0)
+        self.square = self.square + (rows.T @ rows if self.full else (rows**2).sum(0))
+
+    def without(self, part: _Moments) -> _Moments:
+        rest = _Moments(self.full)
+        rest.count, rest.total, rest.square = (
+            self.count - part.count, self.total - part.total, self.square - part.square)
+        return rest
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.count
+
+    def covariance(self, mean: Tensor | None = None) -> Tensor:
+        """Around the own mean, or the mean square around another. [d, d], or [d] of the diagonal alone."""
+        own = self.mean
+        product = torch.outer if self.full else torch.mul
+        around = self.square / self.count - product(own, own)
+        return around if mean is None else around + product(own - mean, own - mean)
+
+
+def _pixel_variances(covariance: Tensor, rows: int) -> Tensor:
+    """Variances from a few rows and one further row of the average variance: a pixel that happened to be constant in
+    the rows there are is not certain to be. [d, d] -> [d]"""
+    variances = covariance.diagonal()
+    return ((rows * variances + variances.mean()) / (rows + 1)).clamp(min=1e-12)
+
+
+def _shrunk(covariance: Tensor, rows: int, shrinkage: float) -> Tensor:
+    """(1 - shrinkage) covariance + shrinkage diag(variances): correlations are shrunk toward none. [d, d]"""
+    if shrinkage == 0:
+        return covariance
+    return (1 - shrinkage) * covariance + shrinkage * torch.diag(_pixel_variances(covariance, rows))
+
+
+def _choose_shrinkage(fitted: _Moments, held_out: _Moments) -> float:
+    """The shrinkage of correlations toward none with the highest likelihood of held-out rows (Warton, JASA 2008).
+
+    Ledoit and Wolf's shrinkage minimises a squared error, which the few large eigenvalues of images decide; the many
+    small ones decide a Gaussian's likelihood. Of both sets the moments suffice.
+    """
+    if fitted.count < 6:
+        return 1.0
+    mean, covariance = fitted.mean, fitted.covariance()
+    scale = _pixel_variances(covariance, fitted.count).sqrt()
+    values, basis = torch.linalg.eigh(covariance / torch.outer(scale, scale))
+    seen = held_out.covariance(mean) / torch.outer(scale, scale)
+    energy = ((seen @ basis) * basis).sum(0)  # [d]: the held-out mean square along each eigenvector
+    tried = torch.cat([torch.zeros(1), torch.logspace(-4, 0, 33)]).double()[:, None]
+    spectrum = ((1 - tried) * values + tried).clamp(min=1e-6)  # [tried, d]
+    return tried[(energy / spectrum + spectrum.log()).sum(1).argmin()].item()
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """N(mean, basis diag(variances) basis^T), the control variate of ITD and the source of its log-SNR range.
@@ -137,44 +201,62 @@ class Gaussian:
     mean        [d] float64
     variances   [d] float64, eigenvalues, floored
     basis       [d, d] eigenvectors in columns, or None for a diagonal covariance
+    rows        how many rows it was estimated from, None where it is given and no estimate
+    shrinkage   how far correlations were shrunk toward none, from 0 (the sample's own) to 1 (diagonal)
     """
 
     mean: Tensor
     variances: Tensor
     basis: Tensor | None
+    rows: int | None = None
+    shrinkage: float = 0.0
 
     @classmethod
     def fit(cls, batches, lattice_step: float | None, full_up_to: int = 3072) -> Gaussian:
         """Moments of float batches [B, *shape] in one pass; the full covariance up to `full_up_to` dimensions.
 
+        From fewer than 5 rows a dimension a full covariance is shrunk toward its diagonal, as far as one row in four,
+        held out, asks for; otherwise it is the sample's own.
+
         lattice_step    spacing D of the values, which floors the eigenvalues at D^2 / 12; None: at 1e-6 of the largest
         """
-        count, total, square = 0, 0.0, 0.0
+        whole = held_out = None
         for batch in batches:
             rows = batch.flatten(1).double()
-            full = rows.shape[1] <= full_up_to
-            count, total = count + len(rows), total + rows.sum(0)
-            square = square + (rows.T @ rows if full else (rows**2).sum(0))
-        mean = total / count
-        if full:
-            variances, basis = torch.linalg.eigh(square / count - torch.outer(mean, mean))
-        else:
-            variances, basis = square / count - mean**2, None
+            if whole is None:
+                dimensions = rows.shape[1]
+                full = dimensions <= full_up_to
+                whole, held_out = _Moments(full), _Moments(full)
+            if full and whole.count < PLENTY * dimensions:
+                held_out.add(rows[-whole.count % HELD_OUT :: HELD_OUT])  # rows 0, 4, 8 ... of all
+            whole.add(rows)
+        covariance, shrinkage = whole.covariance(), 0.0
+        if full and whole.count < PLENTY * dimensions:
+            shrinkage = _choose_shrinkage(whole.without(held_out), held_out)
+            covariance = _shrunk(covariance, whole.count, shrinkage)
+        variances, basis = torch.linalg.eigh(covariance) if full else (covariance, None)
         floor = lattice_step**2 / 12 if lattice_step else 1e-6 * variances.max().item()
-        return cls(mean, variances.clamp(min=floor), basis)
+        return cls(whole.mean, variances.clamp(min=floor), basis, whole.count, shrinkage)
+
+    @property
+    def is_weak(self) -> bool:
+        """Whether a full covariance comes from fewer than 5 rows a dimension."""
+        return self.basis is not None and self.rows is not None and self.rows < PLENTY * len(self.mean)
 
     def to(self, device) -> Gaussian:
-        return Gaussian(self.mean.to(device), self.variances.to(device),
-                        None if self.basis is None else self.basis.to(device))
+        return replace(self, mean=self.mean.to(device), variances=self.variances.to(device),
+                       basis=None if self.basis is None else self.basis.to(device))
 
     def state(self) -> dict:
-        """Plain tensors for a checkpoint; the basis in float32, which its use is in."""
+        """Plain values for a checkpoint; the basis in float32, which its use is in."""
         basis = None if self.basis is None else self.basis.float()
-        return {"mean": self.mean, "variances": self.variances, "basis": basis}
+        return {"mean": self.mean, "variances": self.variances, "basis": basis, "rows": self.rows,
+                "shrinkage": self.shrinkage}
 
     @classmethod
     def from_state(cls, state: dict) -> Gaussian:
-        return cls(state["mean"], state["variances"], state["basis"])
+        """A checkpoint from before shrinkage tells neither rows nor shrinkage."""
+        return cls(state["mean"], state["variances"], state["basis"], state.get("rows"), state.get("shrinkage", 0.0))
 
     def rotate(self, rows: Tensor) -> Tensor:
         """Coordinates along the eigenvectors. [B, d] -> [B, d]."""
@@ -187,7 +269,7 @@ class Gaussian:
     def _single(self) -> Gaussian:
         """The same in float32, for the denoiser: cast once and not at every step."""
         basis = None if self.basis is None else self.basis.float()
-        return Gaussian(self.mean.float(), self.variances.float(), basis)
+        return replace(self, mean=self.mean.float(), variances=self.variances.float(), basis=basis)
 
     def denoise(self, x_noisy: Tensor, logsnr: Tensor, z: None = None) -> Tensor:
         """The Gaussian's own optimal denoiser (ITD, eq. 6): sqrt(s(-a)) (s(a) Sigma + s(-a) I)^-1 (x - sqrt(s(a)) mu).

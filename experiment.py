@@ -73,7 +73,7 @@ def load_model(record: dict, config: Config, device: torch.device) -> nn.Module:
         if record["kind"] == "latent":
             model = LatentDiffusion(schedule_for(config), torch.zeros(2, config.a_dim))
         else:
-            gaussian = Gaussian.from_state(record["gaussian"]).to(device)
+            gaussian = Gaussian.from_state({"rows": record["rows"], **record["gaussian"]}).to(device)
             spec = registry.SPECS[config.dataset]
             model = build_model(config, spec, tuple(record["shape"]), gaussian, record["network"])
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 import distributed
 from dataset.registry import Dataset
-from diffusion import LogSNRProposal
+from diffusion import Gaussian, LogSNRProposal
 from experiment import Trained, batches_of, load_data
 from information.lattice import Lattice
 from information.likelihood import exact_float32
@@ -18,6 +19,7 @@ from rng import Rng
 from utils import CommandError, versions
 
 DEFAULT_IMAGES = 1_000
+CAUTION = 0.01  # bits/dim that a Gaussian puts outside the range; from there on a table says so
 BATCH = {"image": 256, "points": 8_192}  # samples evaluated at once
 
 
@@ -61,12 +63,15 @@ def in_float32(model):
     return model
 
 
-def proposal_of(model) -> LogSNRProposal:
-    """Where the model's error is integrated: what it was trained on, within the range that fits the data's spectrum."""
+def proposal_of(model, tuned: bool = True) -> LogSNRProposal:
+    """Where the model's error is integrated: what it was trained on, within the range that fits the data's spectrum.
+
+    tuned   False for somebody's network as it came, which knows its own schedule and not --loss
+    """
     trained = getattr(model.objective, "proposal", None)
-    if trained is not None:
+    if trained is not None and tuned:
         return trained
-    gaussian, seen = model.gaussian, model.objective.logsnr_range
+    gaussian, seen = model.gaussian, (model.objective if tuned else model.schedule).logsnr_range
     wanted = gaussian.logsnr_range
     return LogSNRProposal(gaussian.loc, gaussian.scale, max(wanted[0], seen[0]), min(wanted[1], seen[1]))
 
@@ -77,6 +82,34 @@ def range_note(model, proposal: LogSNRProposal) -> str:
         return (f"the data's spectrum needs log-SNR {low:.1f} .. {high:.1f}; the model was trained on "
                 f"{proposal.low:.1f} .. {proposal.high:.1f}, and outside it the Gaussian's error is used")
     return f"log-SNR {proposal.low:.1f} .. {proposal.high:.1f}; outside it the Gaussian's error is used"
+
+
+def reference_of(gaussian: Gaussian) -> dict:
+    """How the Gaussian reference was estimated, for a result file; `note` is None where there were rows enough."""
+    dimensions, covariance = len(gaussian.mean), "diagonal" if gaussian.basis is None else "full"
+    note = None
+    if gaussian.is_weak:
+        how = (f"its correlations are shrunk by {gaussian.shrinkage:.2g}" if gaussian.shrinkage
+               else "its sample covariance is used as it is, and numbers that rest on it are poor")
+        note = f"the Gaussian reference comes from {gaussian.rows} rows in {dimensions} dimensions: {how}"
+    return {"covariance": covariance, "dimensions": dimensions, "rows": gaussian.rows,
+            "shrinkage": gaussian.shrinkage, "note": note}
+
+
+def cautions(gaussian: Gaussian, proposal: LogSNRProposal, left: bool, right: bool) -> list[str]:
+    """What a reader must know beside a number whose left or right tail is the Gaussian's: few words each.
+
+    How much a tail holds is told by the Gaussian itself: 1/2 Integral g(a) da below, 1/2 Integral (d - g(a)) da above.
+    """
+    found = []
+    if gaussian.is_weak and (left or right):
+        found.append(f"reference from {gaussian.rows} rows")
+    enough = CAUTION * len(gaussian.mean) * math.log(2)
+    if left and 0.5 * (gaussian.variances * math.exp(proposal.low)).log1p().sum().item() > enough:
+        found.append(f"under {proposal.low:.1f} the Gaussian alone")
+    if right and 0.5 * (math.exp(-proposal.high) / gaussian.variances).log1p().sum().item() > enough:
+        found.append(f"over {proposal.high:.1f} the Gaussian alone")
+    return found
 
 
 @torch.no_grad()

@@ -28,7 +28,16 @@ from information.mutual_information import (
 )
 from models import InfoDiff
 from modes import noisy_latent
-from modes.measuring import Sample, codes_of, drawn_codes, in_float32, proposal_of, provenance, range_note
+from modes.measuring import (
+    Sample,
+    codes_of,
+    drawn_codes,
+    in_float32,
+    proposal_of,
+    provenance,
+    range_note,
+    reference_of,
+)
 from regularisers import kl_to_normal
 from rng import Rng
 from utils import CommandError, check_writable, markdown_table, write_json
@@ -97,6 +106,7 @@ def measure_information(trained: Trained) -> None:
     record = {
         "mode": "mutual_info", **provenance(trained), "split": sample.split, "num_images": sample.count,
         "npoints": config.npoints, "logsnr_range": [proposal.low, proposal.high], "range": range_note(model, proposal),
+        "reference": reference_of(model.gaussian),
         **parts[0], "exact_nats": sample.dataset.exact_mi, "checks": [vars(check) for check in checks],
         "over_tau": list(parts) if first.tau is not None else None,
         "reliance_nats": [one._asdict() for one in reliance(curve, first.name, "scrambled", first.a_dim)]
@@ -106,6 +116,8 @@ def measure_information(trained: Trained) -> None:
     write_json(folder / "mutual_info.json", record)
     plots.information(record, folder)
     print(range_note(model, proposal))
+    if record["reference"]["note"]:
+        print(record["reference"]["note"])
     print(information_table(record))
     print(f"results: {folder}/mutual_info.json")
 

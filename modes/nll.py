@@ -37,7 +37,17 @@ from information.likelihood import (
 from information.mutual_information import UNCONDITIONAL
 from information.variational import DiscreteBounds, discrete_bounds, fixed_variance
 from models import Diffusion, InfoDiff
-from modes.measuring import Sample, codes_of, drawn_codes, in_float32, proposal_of, provenance, range_note
+from modes.measuring import (
+    Sample,
+    cautions,
+    codes_of,
+    drawn_codes,
+    in_float32,
+    proposal_of,
+    provenance,
+    range_note,
+    reference_of,
+)
 from regularisers import kl_to_normal
 from rng import Rng
 from sampling import generate
@@ -73,7 +83,8 @@ def measure_likelihood(trained: Trained) -> None:
     folder = config_module.folder(config, "results")
     check_writable(folder)
     members = [model, *(open_member(trained, path) for path in config.ensemble)]
-    sample, proposal = Sample.of(trained, config.split or "test"), proposal_of(model)
+    sample, proposal = Sample.of(trained, config.split or "test"), proposal_of(model, tuned=trained.epoch > 0)
+    reference = reference_of(model.gaussian)
     entries, shapes = [], {}  # of all kinds of likelihood
     for kind in kinds:
         estimators, cost = branches(kind, members, sample, config.r_seed)
@@ -85,12 +96,15 @@ def measure_likelihood(trained: Trained) -> None:
     write_json(folder / "nll.json", {
         "mode": "nll", **provenance(trained), "split": sample.split, "num_images": sample.count,
         "npoints": config.npoints, "logsnr_range": [proposal.low, proposal.high], "range": range_note(model, proposal),
+        "reference": reference,
         "entries": entries, "curves": shapes,
     })
     plots.error_curves(shapes, folder / "nll_errors.png", f"{config.dataset}: denoising error")
     if model.shape == (2,) and UNCONDITIONAL in kinds:
         draw_density(model, sample, proposal, config.npoints, config.r_seed, folder / "nll_density.png")
     print(range_note(model, proposal))
+    if reference["note"]:
+        print(reference["note"])
     print(bounds_table(entries))
     print(f"results: {folder}/nll.json")
 
@@ -246,7 +260,7 @@ class Likelihood:
         """log of the volume of a lattice cell."""
         return math.prod(self.model.shape) * math.log(self.sample.lattice.step)
 
-    def _entry(self, bound: str, kind: str, nll_nats: Tensor, **more) -> dict:
+    def _entry(self, bound: str, kind: str, nll_nats: Tensor, *, tails: str, **more) -> dict:
         nll_nats = nll_nats + (self.cost.double().cpu() if isinstance(self.cost, Tensor) else self.cost)
         mean, se = average(nll_nats)
         dimensions = math.prod(self.model.shape)
@@ -254,7 +268,9 @@ class Likelihood:
             "bound": bound, "branch": self.kind, "kind": kind, "nll_nats": mean,
             "nll_bpd": mean / (dimensions * math.log(2)), "se_nats": se, "low": self.proposal.low,
             "high": self.proposal.high, "reported_on": self.sample.split, "chosen_on": None,
-            "npoints": self.npoints, "num_images": self.sample.count, **more,
+            "npoints": self.npoints, "num_images": self.sample.count, "tails": tails,
+            "cautions": cautions(self.model.gaussian, self.proposal, tails.startswith("Gaussian"), tails == "Gaussian"),
+            **more,
         }
         if self.sample.dataset.spec.exact:
             truth = torch.cat([self.sample.dataset.log_density(x.cpu()) for _, x in self.sample.batches()])
@@ -296,13 +312,17 @@ def bounds_table(entries: list[dict], names: list[str] | None = None) -> str:
     """Entries of nll.json as a table; `names` of their experiments, one an entry, where they are of several."""
     head = ["bound", "branch", "nats", "SE", "bits/dim", "log-SNR", "tails", "chosen on", "reported on"]
     exact = any("excess_nats" in entry for entry in entries)
+    careful = any(entry.get("cautions") for entry in entries)  # files from before have none
     rows = []
     for i, entry in enumerate(entries):
         key = "nll" if "nll_nats" in entry else "nll_lattice"
         row = [entry["bound"], entry["branch"], f"{entry[f'{key}_nats']:.4f}", f"{entry['se_nats']:.4f}",
                f"{entry[f'{key}_bpd']:.4f}", f"{entry['low']:.1f} .. {entry['high']:.1f}", entry["tails"],
                entry["chosen_on"] or "-", entry["reported_on"]]
+        if careful:
+            row.append("; ".join(entry.get("cautions", [])) or "-")
         if exact:
             row.append(f"{entry['excess_nats']:.4f} +- {entry['excess_se']:.4f}" if "excess_nats" in entry else "-")
         rows.append(([names[i]] if names else []) + row)
-    return markdown_table((["experiment"] if names else []) + head + (["excess over exact"] if exact else []), rows)
+    head += (["caution"] if careful else []) + (["excess over exact"] if exact else [])
+    return markdown_table((["experiment"] if names else []) + head, rows)

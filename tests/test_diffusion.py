@@ -114,6 +114,59 @@ def test_moments_do_not_depend_on_the_batches(correlated):
     assert diagonal.basis is None and torch.allclose(diagonal.variances, x.double().var(0, unbiased=False))
 
 
+def smooth(d, correlation=0.97):
+    """A Gaussian whose neighbouring coordinates go together, as pixels do."""
+    place = torch.arange(d)
+    values, basis = torch.linalg.eigh(correlation ** (place[:, None] - place).abs().double())
+    return Gaussian(torch.zeros(d).double(), values, basis)
+
+
+def drawn(gaussian, rows, seed):
+    return gaussian.rotate_back(normal(rows, len(gaussian.mean), seed=seed).double() * gaussian.variances.sqrt())
+
+
+@pytest.mark.parametrize("rows, excess", [(12, 0.9), (40, 0.35), (100, 0.2), (200, 0.15)])
+def test_few_rows_give_a_reference_that_new_rows_bear_out(rows, excess):
+    """The sample's own covariance of 40 rows in 80 dimensions takes half of all directions for constant."""
+    d, truth = 80, smooth(80)
+    x, new = drawn(truth, rows, seed=1), drawn(truth, 1000, seed=2)
+    fitted = Gaussian.fit([x], 1e-3)
+    assert fitted.is_weak and fitted.rows == rows and 0 < fitted.shrinkage < 1
+    found, ideal = fitted.nll_nats(new).mean().item() / d, truth.nll_nats(new).mean().item() / d
+    assert ideal < found < ideal + excess
+    assert found < Gaussian.fit([x], 1e-3, full_up_to=1).nll_nats(new).mean().item() / d - 0.3
+    low, high = truth.logsnr_range
+    assert fitted.logsnr_range == pytest.approx((low, high), abs=2)
+    parts = Gaussian.fit(x.split(7), 1e-3)
+    assert parts.shrinkage == fitted.shrinkage
+    assert torch.allclose(parts.nll_nats(new), fitted.nll_nats(new), rtol=1e-8)
+
+
+def test_plentiful_rows_are_not_shrunk():
+    x = drawn(smooth(20), 100, seed=3)  # 5 rows a dimension
+    fitted = Gaussian.fit([x], None)
+    assert not fitted.is_weak and fitted.shrinkage == 0
+    assert torch.allclose(fitted.variances, torch.linalg.eigvalsh(torch.cov(x.T, correction=0)), rtol=1e-9)
+    assert Gaussian.fit([x[:99]], None).is_weak
+
+
+def test_independent_coordinates_are_shrunk_to_a_diagonal():
+    fitted = Gaussian.fit([normal(40, 50)], None)
+    assert fitted.shrinkage > 0.9
+    for rows in range(1, 7):
+        few = Gaussian.fit([normal(rows, 4)], 2 / 255)
+        assert few.nll_nats(normal(9, 4, seed=5)).isfinite().all() and all(map(math.isfinite, few.logsnr_range))
+
+
+def test_a_checkpoint_keeps_how_the_reference_was_estimated():
+    fitted = Gaussian.fit([drawn(smooth(20), 30, seed=3)], None)
+    again = Gaussian.from_state(fitted.state())
+    assert (again.rows, again.shrinkage) == (30, fitted.shrinkage) and again.is_weak
+    before = {name: fitted.state()[name] for name in ("mean", "variances", "basis")}
+    assert not Gaussian.from_state(before).is_weak
+    assert Gaussian.from_state({"rows": 30, **before}).is_weak
+
+
 def test_constant_pixels_do_not_give_log_zero():
     x = normal(500, 4)
     x[:, 1] = 0.25

@@ -10,8 +10,9 @@ from torch import nn
 
 import config as config_module
 from dataset import points, registry
-from experiment import Trained, build_fresh, fit_gaussian, load_data
-from modes import mutual_info, nll
+from diffusion import Gaussian, LogSNRProposal
+from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data
+from modes import measuring, mutual_info, nll
 from scripts import plot_results
 from utils import CommandError
 
@@ -154,3 +155,40 @@ def test_plot_results_draws_from_result_files_alone(tmp_path, capsys):
     assert {"errors.png", "bounds.md", "information.md", "information.png"} == drawn
     assert plot_results.main([str(tmp_path / "nothing"), "--output", str(output)]) == 2
     assert "nothing is no result file" in capsys.readouterr().err
+
+
+def test_a_reference_from_few_rows_is_said_beside_the_numbers_it_enters(tmp_path):
+    run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--unets_channels", "32", "--num_images", "4")
+    rows = batches_of(load_data(run.config, "train"), 40, "cpu", range(40))
+    run.model.gaussian = Gaussian.fit((x for _, x in rows), 2 / 16)
+    reference = measuring.reference_of(run.model.gaussian)
+    assert reference["rows"] == 40 and 0 < reference["shrinkage"] < 1
+    assert "from 40 rows in 64 dimensions" in reference["note"]
+    sample, proposal = measuring.Sample.of(run, "test"), measuring.proposal_of(run.model)
+    likelihood = nll.Likelihood(run.model, sample, proposal, 1, 0, False, nll.UNCONDITIONAL, 0.0)
+    touched, apart = (likelihood._entry("bound", "discrete", torch.zeros(4), tails=tails)
+                      for tails in ("Gaussian left, softmax decoder right", "N(0, I) left, softmax decoder right"))
+    assert (touched["cautions"], apart["cautions"]) == (["reference from 40 rows"], [])
+    table = nll.bounds_table([touched, apart]).splitlines()
+    assert "caution" in table[0] and "reference from 40 rows" in table[2] and "reference" not in table[3]
+    before = [{key: value for key, value in entry.items() if key != "cautions"} for entry in (touched, apart)]
+    assert "caution" not in nll.bounds_table(before)
+
+
+def test_a_range_that_leaves_nats_outside_is_said_beside_the_number():
+    gaussian = Gaussian(torch.zeros(3).double(), torch.tensor([0.01, 1.0, 1.0]).double(), None)
+    wide, narrow = LogSNRProposal(0, 1, -12, 14), LogSNRProposal(0, 1, -3, 4)
+    assert measuring.cautions(gaussian, wide, True, True) == []
+    assert measuring.cautions(gaussian, narrow, False, False) == []
+    assert measuring.cautions(gaussian, narrow, True, False) == ["under -3.0 the Gaussian alone"]
+    assert measuring.cautions(gaussian, narrow, False, True) == ["over 4.0 the Gaussian alone"]
+
+
+def test_an_untuned_network_is_measured_where_it_was_trained(tmp_path):
+    """--loss itd would set the range from the data; somebody's network has seen its own schedule alone."""
+    model = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--unets_channels", "32", "--loss", "itd").model
+    asked, seen = measuring.proposal_of(model), measuring.proposal_of(model, tuned=False)
+    low, high = model.schedule.logsnr_range
+    assert asked.low < low and (asked.low, asked.high) == model.gaussian.logsnr_range
+    assert seen.low == low and seen.high <= high
+    assert "trained on" in measuring.range_note(model, seen)
