@@ -1,18 +1,20 @@
-"""FID and KID of a folder of images:  python calc_fid.py NAME FOLDER
+"""FID, KID, precision, recall, density and coverage of a folder of images:  python calc_fid.py NAME FOLDER
 
 NAME is the reference: statistics that gen_fid_stats.py wrote (by name, or the path of an .npz file, which may also be
 pytorch-fid's or clean-fid's), another folder of images, or with --data_dir a data set. The numbers go to
 results/EXP/fid.json for a FOLDER in imgs/EXP/, else to results/FOLDER/fid.json, as one entry for each pair of folder
-and reference under one extractor; --output names another file.
+and reference under one extractor; --output names another file. Under torchrun, processes share the images.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
+from config import integer
 from gen_fid_stats import Parser, build_extractor, parse, statistics_path
 from utils import CommandError, exit_status, read_json, versions, writable_file, write_json
 
@@ -58,22 +60,64 @@ def entry_name(args: argparse.Namespace, place: Path | None, record: dict) -> st
 
 
 def report(record: dict, path: Path) -> str:
-    """The one line that a person reads."""
-    se, kid, sd = record["fid_se"], record["kid"], record["kid_sd"]
-    kid = "no KID" if kid is None else f"KID {kid:.6g}{'' if sd is None else f' (subset sd {sd:.2g})'}"
+    """The lines that a person reads."""
+
+    def shown_score(name: str, label: str) -> str:
+        value, se = record.get(name), record.get(f"{name}_se")
+        return f"no {label}" if value is None else f"{label} {value:.6g}{'' if se is None else f' (se {se:.2g})'}"
+
     known = "an unknown number" if record["reference_count"] is None else record["reference_count"]
+    scores = [shown_score("fid", "FID"), shown_score("kid", "KID")]
+    if "fid_infinity" in record:
+        scores.insert(1, shown_score("fid_infinity", "FID of infinitely many"))
     line = (
-        f"FID {record['fid']:.6g}{'' if se is None else f' (se {se:.2g})'}, {kid}: "
-        f"{record['extractor']}, resize {record['resize']}, weights {record['weights']}, {record['count']} images "
-        f"against {known} of {record['reference']} -> {path}"
+        f"{', '.join(scores)}: {record['extractor']}, resize {record['resize']}, weights {record['weights']}, "
+        f"{record['count']} images against {known} of {record['reference']} -> {path}"
     )
-    return f"{line} [{record['note']}]" if record["note"] else line
+    more = [shown_score(name, name) for name in ("precision", "recall", "density", "coverage")
+            if record[name] is not None]
+    if record["fid_bias"] is not None:
+        more.append(f"of FID, {record['fid_bias']:.3g} or so is due to the finite number of images")
+    line = f"{line} [{record['note']}]" if record["note"] else line
+    return "\n".join([line, ", ".join(more)]) if more else line
+
+
+def nearest_path(args: argparse.Namespace) -> Path:
+    """The picture of nearest images, beside FOLDER, named by both."""
+    reference = f"{args.name}-{args.split}" if args.data_dir else args.name
+    folder = Path(os.path.normpath(Path(args.folder).absolute()))
+    return folder.with_name(f"{folder.name}-nearest-{re.sub(r'[^A-Za-z0-9_.]+', '-', reference).strip('-.')}.png")
+
+
+def draw_nearest(images, reference, nearest, path: Path) -> dict:
+    """Rows of the first images, each above a row of the reference's nearest images; what they are, for the record."""
+    import numpy as np
+
+    import plots
+
+    count, columns = len(nearest.number), min(8, len(nearest.number))
+    pairs = np.stack([images.read(np.arange(count)), reference.read(nearest.number)])  # [2, N, C, H, W]
+    pairs = np.concatenate([pairs, np.full_like(pairs[:, :1], 255).repeat(-count % columns, axis=1)], axis=1)
+    rows = pairs.reshape(2, -1, columns, *pairs.shape[2:]).swapaxes(0, 1)  # a row of images, a row of the nearest, ...
+    plots.write_png(path, plots.sheet(rows.reshape(-1, *pairs.shape[2:]).transpose(0, 2, 3, 1), columns))
+    found = zip(range(count), nearest.number.tolist(), nearest.distance.tolist(), strict=True)
+    return {"picture": shown(path), "pairs": [{"image": images.name(k), "nearest": reference.name(number),
+                                               "distance": distance} for k, number, distance in found]}
+
+
+def _flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the reference: a name, an .npz file, a folder, or a data set")
+    parser.add_argument("folder", metavar="FOLDER", help="folder of the images to measure, an image a file")
+    parser.add_argument("--extrapolate", action="store_true",
+                        help="also FID in the limit of infinitely many images: a hundred distances more")
+    parser.add_argument("--nearest", metavar="N", type=integer(1, 64),
+                        help="draw the first N images, each with the nearest of the reference in feature space beneath "
+                        "it (is it a copy?), as FOLDER-nearest-NAME.png; the reference must be a folder or a data set")
 
 
 def _run(argv: list[str]) -> None:
     parser = Parser(prog="calc_fid.py", description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="the reference: a name, an .npz file, a folder, or a data set")
-    parser.add_argument("folder", metavar="FOLDER", help="folder of the images to measure, an image a file")
+    _flags(parser)
     args = parse(parser, argv)
     path = writable_file(args.output or result_path(Path(args.folder)))
     entries = read_json(path) if path.exists() else {}
@@ -81,22 +125,54 @@ def _run(argv: list[str]) -> None:
         raise CommandError(f"{path} holds no results of calc_fid.py: move it away, or give --output")
     place = find_reference(args)
 
+    import distributed
     from metrics import fid
 
     fid.image_files(args.folder)
-    reference = fid.read_statistics(place) if place and place.suffix == ".npz" else None
-    extractor = build_extractor(args)
-    if reference is None:
-        images = (fid.folder_images(place, extractor.channels, args.num_workers) if place else
-                  fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels))
-        reference = fid.measure(images, extractor, args.batch_size)
-    images = fid.folder_images(args.folder, extractor.channels, args.num_workers)
-    fid.refuse_unlike(reference, images.source, extractor.identity(), images.shape[-2:], extractor.dims)
-    record = fid.compare(reference, fid.measure(images, extractor, args.batch_size))
+    stored = fid.read_statistics(place) if place and place.suffix == ".npz" else None
+    picture = nearest_path(args) if args.nearest else None
+    if picture and stored:
+        raise CommandError(f"--nearest shows images, and {place} holds statistics: give their folder, or --data_dir")
+    if picture:
+        writable_file(picture)
+    try:
+        record, draw = measure(args, place, stored)
+    finally:
+        distributed.stop()
+    if not distributed.is_main():
+        return
     name = entry_name(args, place, record)
     record = {**record, "source": shown(args.folder), "call": vars(args), "versions": versions()}
     write_json(path, {**entries, name: record})
     print(report(record, path))
+    if picture:
+        record["nearest"] = draw(picture)
+        write_json(path, {**entries, name: record})
+        print(f"the first {len(record['nearest']['pairs'])} images above their nearest in {record['reference']} -> "
+              f"{record['nearest']['picture']}")
+
+
+def measure(args: argparse.Namespace, place: Path | None, reference):
+    """The scores of FOLDER against the reference, statistics or None; and the drawer of its nearest images."""
+    import numpy as np
+
+    from metrics import distances, fid
+
+    extractor = build_extractor(args)
+    images = fid.folder_images(args.folder, extractor.channels, args.num_workers)
+    extractor.refuse(images.source, *images.shape[-2:])
+    if reference is not None:
+        fid.refuse_unlike(reference, images.source, extractor.identity(), images.shape[-2:], extractor.dims)
+        return fid.compare(reference, fid.measure(images, extractor, args.batch_size), args.extrapolate), None
+    originals = (fid.folder_images(place, extractor.channels, args.num_workers) if place else
+                 fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels))
+    fid.refuse_sizes(originals.source, originals.shape[-2:], images.source, images.shape[-2:])
+    nearest = None
+    if args.nearest:
+        nearest = distances.Nearest(extractor(images.read(np.arange(min(args.nearest, images.count)))))
+    reference = fid.measure(originals, extractor, args.batch_size, nearest)
+    record = fid.compare(reference, fid.measure(images, extractor, args.batch_size), args.extrapolate)
+    return record, lambda path: draw_nearest(images, originals, nearest, path)
 
 
 def main(argv: list[str] | None = None) -> int:

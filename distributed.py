@@ -87,10 +87,14 @@ def gather_objects(value) -> list:
     return values
 
 
-def mean(x: Tensor) -> Tensor:
-    """Average over processes of a tensor without gradient."""
+def total(x: Tensor) -> Tensor:
+    """Sum over processes of a tensor without gradient."""
     if dist.is_initialized():
         x = x.clone()
         dist.all_reduce(x)
-        x /= dist.get_world_size()
     return x
+
+
+def mean(x: Tensor) -> Tensor:
+    """Average over processes of a tensor without gradient."""
+    return total(x) / world()

@@ -1,8 +1,8 @@
 """Measure reference images once, for calc_fid.py:  python gen_fid_stats.py NAME [FOLDER]
 
 Writes mean, covariance and a draw of the features to {stats_folder}/NAME.npz (NAME_clean.npz with --resize clean,
-NAME_classifier.npz with --extractor classifier, NAME_test.npz with --split test). The images are those of FOLDER and
-its subfolders, or with --data_dir those of the data set called NAME.
+NAME_efficientnet.npz with --extractor efficientnet, NAME_test.npz with --split test). The images are those of FOLDER
+and its subfolders, or with --data_dir those of the data set called NAME. Under torchrun, processes share the images.
 """
 
 from __future__ import annotations
@@ -28,15 +28,19 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     """Add the flags that gen_fid_stats.py and calc_fid.py share, and parse. Raises CommandError for a wrong one."""
     _add_flags(parser)
     args = parser.parse_args(argv)
+    if args.extractor != "inception" and (args.resize != "pytorch" or args.inception_weights):
+        raise CommandError(f"--resize and --inception_weights are Inception's: not for --extractor {args.extractor}")
     if args.data_dir and args.name not in SPECS:
         raise CommandError(f"with --data_dir, '{args.name}' must be a data set (known: {', '.join(SPECS)})")
     return args
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--extractor", choices=("inception", "classifier"), default="inception",
-                        help="network whose features are compared; classifier is a small CNN trained on the data set "
-                        "itself (train_classifier.py --images), not comparable with Inception (default: %(default)s)")
+    parser.add_argument("--extractor", choices=("inception", "efficientnet", "classifier"), default="inception",
+                        help="network whose features are compared: inception is the literature's, and downloads its "
+                        "weights; efficientnet needs no download, for images from 28 pixels a side; classifier is a "
+                        "small CNN trained on the data set itself (train_classifier.py --images). Distances of "
+                        "different networks do not compare (default: %(default)s)")
     parser.add_argument("--resize", choices=("pytorch", "clean"), default="pytorch",
                         help="how images reach Inception's 299 pixels: bilinear as in pytorch-fid, or antialiased "
                         "bicubic as in clean-fid (default: %(default)s)")
@@ -61,19 +65,26 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 def statistics_path(args: argparse.Namespace) -> Path:
     """Where the reference statistics of NAME under this extractor are kept."""
-    variant = "_classifier" if args.extractor == "classifier" else "_clean" if args.resize == "clean" else ""
+    variant = "_clean" if args.resize == "clean" else "" if args.extractor == "inception" else f"_{args.extractor}"
     split = "" if args.split == "train" else f"_{args.split}"
     return Path(args.stats_folder) / f"{args.name}{split}{variant}.npz"
 
 
 def build_extractor(args: argparse.Namespace):
-    """The `extractors.Extractor` that the flags name. Raises CommandError where its weights cannot be found."""
+    """The `extractors.Extractor` that the flags name, on this process's device; processes of torchrun meet here.
+
+    Raises CommandError where its weights cannot be found.
+    """
+    import distributed
     from experiment import pick_device
     from metrics import extractors
 
     device = pick_device(args.device)
+    distributed.start(device)
     if args.extractor == "inception":
         return extractors.inception(args.inception_weights, device, args.resize)
+    if args.extractor == "efficientnet":
+        return extractors.efficientnet(device)
     path = args.classifier or Path(args.model_folder) / f"{args.name}_classifier.pth"
     return extractors.classifier(path, device)
 
@@ -87,19 +98,24 @@ def _run(argv: list[str]) -> None:
         raise CommandError("give either a FOLDER of images or --data_dir, where NAME is a data set")
     path = writable_file(args.output or statistics_path(args))
 
+    import distributed
     from metrics import fid
 
     if args.folder:
         fid.image_files(args.folder)
-    extractor = build_extractor(args)
-    if args.folder:
-        images = fid.folder_images(args.folder, extractor.channels, args.num_workers)
-    else:
-        images = fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels)
-    statistics = fid.measure(images, extractor, args.batch_size)
-    fid.write_statistics(path, statistics)
-    print(f"{path}: {statistics.count} images of {images.source} ({extractor.name}, resize {extractor.resize}, "
-          f"weights {extractor.weights})")
+    try:
+        extractor = build_extractor(args)
+        if args.folder:
+            images = fid.folder_images(args.folder, extractor.channels, args.num_workers)
+        else:
+            images = fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels)
+        statistics = fid.measure(images, extractor, args.batch_size)
+    finally:
+        distributed.stop()
+    if distributed.is_main():
+        fid.write_statistics(path, statistics)
+        print(f"{path}: {statistics.count} images of {images.source} ({extractor.name}, resize {extractor.resize}, "
+              f"weights {extractor.weights})")
 
 
 def main(argv: list[str] | None = None) -> int:

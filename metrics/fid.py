@@ -1,11 +1,8 @@
-"""Compare two sets of images: Frechet and kernel distances between their features.
+"""Compare two sets of images by their features: FID, KID, precision, recall, density, coverage.
 
-* `Moments`, `frechet_distance`, `jackknife_error`, `kernel_distance`: arrays in, numbers out, all in float64.
 * `folder_images`, `dataset_images`: numbered `Images` from files, or from a data set.
-* `measure`: the `Statistics` of images under an extractor; `compare`: every number of a pair, with its provenance.
-
-FID: Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule". KID: Binkowski et al. 2018, "Demystifying MMD
-GANs".
+* `measure`: the `Statistics` of images under an extractor; processes of torchrun share the images.
+* `compare`: every number of a pair, with its error and its provenance. The formulas are those of `distances.py`.
 """
 
 from __future__ import annotations
@@ -17,181 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.linalg
 from tqdm import tqdm
 
+import distributed
 from dataset import registry
 from dataset.files import list_images, read_image
-from metrics.extractors import Extractor
+from metrics.distances import (
+    BLOCKS,
+    COVERAGE_K,
+    MANIFOLD_K,
+    Moments,
+    Nearest,
+    Resampled,
+    extrapolated,
+    frechet_distance,
+    jackknife,
+    joined,
+    kernel_distance,
+    neighbour_scores,
+)
+from metrics.extractors import PREPROCESSING, Extractor
 from utils import CommandError, read_npz, write_npz
 
-KEPT_FEATURES = 10_000  # features kept for the kernel distance: a uniform draw of the images
-JACKKNIFE_BLOCKS = 10
+KEPT_FEATURES = 10_000  # features kept for KID and neighbours: a uniform draw of the images
 MOST_DIMS, LARGEST = 8192, 1e30  # of statistics read from a file: what no extractor gives
 TOLERANCE = 1e-3  # of a covariance's largest entry: rounding of float16 is within it
-KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Distances: arrays in, numbers out
-
-
-class Moments:
-    """Mean and covariance of rows that stream by, in float64. Memory depends on the dimensions alone.
-
-    Batches are joined by the update of Chan, Golub and LeVeque (1983), which loses no digits to a large mean. Rows are
-    gathered to a few hundred before each update, since the update costs dims^2 whatever the number of rows.
-    """
-
-    GATHER = 512
-
-    def __init__(self, dims: int):
-        self._count, self._mean, self._scatter = 0, np.zeros(dims), np.zeros((dims, dims))
-        self._pending: list[np.ndarray] = []
-
-    def update(self, features: np.ndarray) -> None:
-        """Add rows, [N, dims] of any float type."""
-        self._pending.append(np.asarray(features, dtype=np.float64))
-        if sum(map(len, self._pending)) >= self.GATHER:
-            self._settle()
-
-    def merge(self, other: Moments) -> None:
-        """Add all rows of `other`, which another process may have gathered."""
-        other._settle()
-        self._settle()
-        self._absorb(other._count, other._mean, other._scatter)
-
-    def without(self, part: Moments) -> Moments:
-        """The moments of the rows that are not in `part`, whose rows must all be in here."""
-        part._settle()
-        self._settle()
-        rest = Moments(len(self._mean))
-        rest._count = self._count - part._count
-        rest._mean = (self._count * self._mean - part._count * part._mean) / rest._count
-        delta = part._mean - rest._mean
-        shift = rest._count * part._count / self._count
-        rest._scatter = self._scatter - part._scatter - shift * np.outer(delta, delta)
-        return rest
-
-    @property
-    def count(self) -> int:
-        """Rows seen."""
-        self._settle()
-        return self._count
-
-    @property
-    def mean(self) -> np.ndarray:
-        """[dims]"""
-        self._settle()
-        return self._mean
-
-    @property
-    def covariance(self) -> np.ndarray:
-        """[dims, dims], unbiased (divided by count - 1). Raises ValueError with fewer than two rows."""
-        if self.count < 2:
-            raise ValueError(f"a covariance needs two rows, not {self._count}")
-        return self._scatter / (self._count - 1)
-
-    def _settle(self) -> None:
-        if self._pending:
-            rows = np.concatenate(self._pending)
-            self._pending = []
-            if len(rows):
-                mean = rows.mean(axis=0)
-                self._absorb(len(rows), mean, (rows - mean).T @ (rows - mean))
-
-    def _absorb(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        total = self._count + count
-        delta = mean - self._mean
-        self._scatter += scatter
-        self._scatter += np.outer(delta, delta * (self._count * count / max(total, 1)))
-        self._mean = self._mean + delta * (count / max(total, 1))
-        self._count = total
-
-
-def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: np.ndarray) -> float:
-    """Squared Frechet distance of N(mu1, cov1) and N(mu2, cov2), Heusel et al. 2017, eq. 6:
-
-        |mu1 - mu2|^2 + tr(cov1) + tr(cov2) - 2 tr sqrt(cov1 cov2)
-
-    With cov = S S^T the eigenvalues of cov1 cov2 are the squared singular values of S1^T S2, so that the last trace is
-    the sum of these singular values: no matrix square root, and no complex numbers.
-
-    mu [d], cov [d, d] symmetric and positive semidefinite, of any rank. Raises ValueError where a value is not finite.
-    """
-    arrays = [np.asarray(array, dtype=np.float64) for array in (mu1, cov1, mu2, cov2)]
-    if not all(np.isfinite(array).all() for array in arrays):
-        raise ValueError("means or covariances hold values that are not finite")
-    mu1, cov1, mu2, cov2 = arrays
-    product = _factor(cov1).T @ _factor(cov2)  # [rank1, rank2]
-    if product.shape == cov1.shape:
-        # Squaring loses half of the digits of small singular values. In the sum it matters only where they should be
-        # zero, and it is four times as fast: so it is the way for full rank, and for full rank alone.
-        singular = np.sqrt(np.linalg.eigvalsh(product.T @ product).clip(min=0))
-    else:
-        singular = scipy.linalg.svdvals(product)
-    difference = mu1 - mu2
-    return float(difference @ difference + np.trace(cov1) + np.trace(cov2) - 2 * singular.sum())
-
-
-def _factor(cov: np.ndarray) -> np.ndarray:
-    """S [d, rank] with S S^T = cov: Cholesky with pivoting, which stops where only rounding errors are left."""
-    packed, pivots, rank, _ = scipy.linalg.lapack.dpstrf(cov, lower=1)
-    factor = np.empty((len(cov), rank))
-    factor[pivots - 1] = np.tril(packed)[:, :rank]
-    return factor
-
-
-def jackknife_error(blocks: Sequence[Moments], statistic: Callable[[Moments], float]) -> float:
-    """Standard error of `statistic` by the delete-a-block jackknife (Efron and Stein 1981), blocks of equal size.
-
-    One evaluation of `statistic` a block; no features need to be kept. What all deletions share, such as the bias of
-    FID in the number of images, cancels.
-    """
-    whole = Moments(len(blocks[0].mean))
-    for block in blocks:
-        whole.merge(block)
-    values = np.array([statistic(whole.without(block)) for block in blocks])
-    return float(np.sqrt((len(blocks) - 1) * values.var()))
-
-
-def kernel_distance(
-    features1: np.ndarray,
-    features2: np.ndarray,
-    subsets: int = KID_SUBSETS,
-    subset_size: int = KID_SUBSET_SIZE,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """KID: mean and standard deviation over subsets of the unbiased squared MMD, Binkowski et al. 2018, section 4.
-
-    The kernel is k(x, y) = (x.y / dims + 1)^3. Each subset is drawn without replacement, as many rows of features1
-    [N1, dims] as of features2 [N2, dims]: `subset_size`, or all of the smaller set. Where that takes both sets whole
-    there is one subset, and the deviation is nan. Raises ValueError with fewer than two rows.
-    """
-    size = min(subset_size, len(features1), len(features2))
-    if size < 2:
-        raise ValueError("a kernel distance needs two rows on either side")
-    if size == len(features1) == len(features2):
-        subsets = 1
-    generator = np.random.default_rng(seed)
-    values = np.empty(subsets)
-    for k in range(subsets):
-        rows = [generator.choice(len(side), size, replace=False) for side in (features1, features2)]
-        values[k] = _squared_mmd(features1[rows[0]].astype(np.float64), features2[rows[1]].astype(np.float64))
-    return float(values.mean()), float(values.std(ddof=1)) if subsets > 1 else float("nan")
-
-
-def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased estimate of the squared MMD, Binkowski et al. 2018, eq. 4: pairs of a row with itself are left out."""
-    size, dims = x.shape
-
-    def kernel(a, b):
-        linear = a @ b.T / dims + 1
-        return linear * linear * linear  # [size, size]; a tenth of the time of ** 3
-
-    xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
-    within = xx.sum() - xx.trace() + yy.sum() - yy.trace()
-    return within / (size * (size - 1)) - 2 * xy.mean()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -200,12 +47,13 @@ def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Images:
-    """Images 0 .. count - 1 of one shape; `read` turns numbers [B] into uint8 pixels [B, *shape]."""
+    """Images 0 .. count - 1 of one shape; `read` turns numbers [B] into uint8 pixels [B, *shape], `name` says which."""
 
     source: str
     count: int
     shape: tuple[int, int, int]
     read: Callable[[np.ndarray], np.ndarray]
+    name: Callable[[int], str] = str
 
 
 def image_files(folder: str | Path) -> list[Path]:
@@ -245,7 +93,10 @@ def folder_images(folder: str | Path, channels: int, num_workers: int = 1) -> Im
             )
         return pixels
 
-    return Images(str(folder), len(files), shape, lambda numbers: np.stack(list(pool.map(one, numbers))))
+    def read(numbers):
+        return np.stack(list(pool.map(one, numbers)))
+
+    return Images(str(folder), len(files), shape, read, lambda number: str(files[number]))
 
 
 def _decode(path: Path, channels: int) -> np.ndarray:
@@ -271,18 +122,19 @@ def dataset_images(name: str, data_dir: str, split: str, channels: int) -> Image
         raw = dataset.raw(numbers).numpy()
         return raw if dataset.levels == 256 else np.rint(raw * (255 / (dataset.levels - 1))).astype(np.uint8)
 
-    return Images(f"{name} ({split})", len(dataset), dataset.shape, read)
+    return Images(f"{name} ({split})", len(dataset), dataset.shape, read, lambda number: f"{name} ({split}) {number}")
 
 
 def _batches(images: Images, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (numbers [B], pixels [B, C, H, W]); the next batch is read while the caller works on this one."""
+    """Yield (numbers [B], pixels [B, C, H, W]) of this process's batches; the next is read while the caller works."""
     numbers = [np.arange(k, min(k + batch_size, images.count)) for k in range(0, images.count, batch_size)]
+    numbers = numbers[distributed.rank() :: distributed.world()]
     with ThreadPoolExecutor(1) as ahead:
-        pending = ahead.submit(images.read, numbers[0])
+        pending = [ahead.submit(images.read, part) for part in numbers[:1]]
         for current, following in zip(numbers, [*numbers[1:], None], strict=True):
-            pixels = pending.result()
+            pixels = pending.pop().result()
             if following is not None:
-                pending = ahead.submit(images.read, following)
+                pending.append(ahead.submit(images.read, following))
             yield current, pixels
 
 
@@ -313,36 +165,43 @@ class Statistics:
     blocks: tuple[Moments, ...] = ()
 
 
-def measure(images: Images, extractor: Extractor, batch_size: int = 64) -> Statistics:
+def measure(images: Images, extractor: Extractor, batch_size: int = 64, nearest: Nearest | None = None) -> Statistics:
     """Stream images through an extractor. The result does not depend on the batch size, but for rounding.
 
+    Processes of torchrun take every so many batches each, and all of them get the whole result.
+    nearest     is handed every image's features
     Raises CommandError where the extractor does not take images of this size, or gives features that are not finite.
     """
-    if extractor.size is not None and images.shape[-2:] != (extractor.size, extractor.size):
-        raise CommandError(
-            f"{images.source}: images are {_size_text(images.shape)}, "
-            f"but this classifier takes {extractor.size}x{extractor.size}"
-        )
+    extractor.refuse(images.source, *images.shape[-2:])
     kept = np.zeros(images.count, dtype=bool)
     kept[np.random.default_rng(0).permutation(images.count)[:KEPT_FEATURES]] = True
-    block_count = JACKKNIFE_BLOCKS if images.count >= 2 * JACKKNIFE_BLOCKS else 1
-    blocks, rows = [], []
-    progress = tqdm(total=images.count, desc=f"features of {images.source}", unit="image", disable=None)
+    block_count = BLOCKS if images.count >= 2 * BLOCKS else 1
+    blocks = [Moments(extractor.dims) for _ in range(block_count)]
+    rows, places = [np.empty((0, extractor.dims), np.float32)], [np.empty(0, np.int64)]
+    progress = tqdm(total=images.count, desc=f"features of {images.source}", unit="image",
+                    disable=None if distributed.is_main() else True)
     for numbers, pixels in _batches(images, batch_size):
         features = extractor(pixels)  # [B, dims]
         if not np.isfinite(features).all():
             raise CommandError(f"{images.source}: the {extractor.name} gives features that are not finite")
-        blocks = blocks or [Moments(features.shape[1]) for _ in range(block_count)]
         for k, block in enumerate(blocks):
             block.update(features[numbers % block_count == k])
         rows.append(features[kept[numbers]])
-        progress.update(len(numbers))
+        places.append(numbers[kept[numbers]])
+        if nearest is not None:
+            nearest.update(numbers, features)
+        progress.update(len(numbers) * distributed.world())
     progress.close()
-    whole = Moments(len(blocks[0].mean))
     for block in blocks:
-        whole.merge(block)
+        block.share()
+    if nearest is not None:
+        nearest.share()
+    parts = distributed.gather_objects((np.concatenate(places), np.concatenate(rows)))
+    order = np.argsort(np.concatenate([places for places, _ in parts]))
+    features = np.concatenate([rows for _, rows in parts])[order]
+    whole = joined(blocks)
     return Statistics(
-        images.source, images.count, whole.mean, whole.covariance, np.concatenate(rows), extractor.identity(),
+        images.source, images.count, whole.mean, whole.covariance, features, extractor.identity(),
         images.shape[-2:], tuple(blocks),
     )
 
@@ -423,36 +282,61 @@ def refuse_unlike(reference: Statistics, source: str, identity: dict[str, str], 
                 f"{reference.source} was measured with {name} '{reference.identity[name]}', and not '{value}': "
                 "measure both alike (gen_fid_stats.py and calc_fid.py with the same flags)"
             )
-    if reference.size != size:
+    refuse_sizes(reference.source, reference.size, source, size)
+
+
+def refuse_sizes(reference: str, wanted: Sequence[int], source: str, size: Sequence[int]) -> None:
+    """Raise CommandError where images of `source` have another (height, width) than those of the reference."""
+    if tuple(wanted) != tuple(size):
         raise CommandError(
-            f"{source} holds images of {_size_text(size)}, {reference.source} is of {_size_text(reference.size)}: "
+            f"{source} holds images of {_size_text(size)}, {reference} is of {_size_text(wanted)}: "
             "save the reference images at the samples' size (run.py --mode save_original_img)"
         )
 
 
-def compare(reference: Statistics, measured: Statistics) -> dict:
-    """FID and KID of `measured` against `reference`, with what a reader needs to trust them.
+def frechet(reference: Statistics, measured: Statistics, limit: bool = False) -> Resampled:
+    """FID of `measured` against `reference`, or its limit for infinitely many measured images.
 
-    Where the reference is another program's mu and sigma, its extractor is 'unknown' and there is no KID.
-
-    `fid_se` is the error from the finite number of measured images, the reference held fixed; None below 20 images.
-    `kid_sd` is over subsets, and not the error of the mean; None where there is but one subset.
-    Raises CommandError for images of another extractor or another size.
+    Error and bias are those from the finite number of measured images, the reference held fixed; None below 20.
+    Raises CommandError for images of another extractor or another size, and for the limit of fewer than 20 images.
     """
     refuse_unlike(reference, measured.source, measured.identity, measured.size, len(measured.mean))
 
-    def distance(mean, covariance):
-        return frechet_distance(mean, covariance, reference.mean, reference.covariance)
+    def distance(part: Moments) -> float:
+        return frechet_distance(part.mean, part.covariance, reference.mean, reference.covariance)
 
-    error = None
-    if len(measured.blocks) > 1:
-        error = jackknife_error(measured.blocks, lambda part: distance(part.mean, part.covariance))
+    if not limit:
+        return jackknife(measured.blocks, distance)
+    if len(measured.blocks) < 2:
+        raise CommandError(f"{measured.source} holds {measured.count} images: --extrapolate needs {2 * BLOCKS}")
+    return extrapolated(measured.blocks, distance)
+
+
+def compare(reference: Statistics, measured: Statistics, extrapolate: bool = False) -> dict:
+    """All scores of `measured` against `reference`, with what a reader needs to trust them.
+
+    Each score has its error `_se`: that of the finite number of measured images, the reference held fixed; None where
+    there are too few. `fid_bias` is what the finite number adds to the expectation of FID, to first order in 1/N.
+    extrapolate     adds `fid_infinity`, FID in the limit of infinitely many measured images
+    Where the reference is another program's mu and sigma, its extractor is 'unknown' and there is FID alone.
+    Raises CommandError for images of another extractor or another size.
+    """
+    distance = frechet(reference, measured)
+    scores = {"fid": Resampled(max(distance.value, 0.0), distance.se)}  # below zero by rounding alone
+    if extrapolate:
+        scores["fid_infinity"] = frechet(reference, measured, limit=True)
+    scores |= _pair_scores(reference, measured)
+    identity = measured.identity
     return {
-        "fid": max(distance(measured.mean, measured.covariance), 0.0),  # below zero by rounding alone
-        "fid_se": error,
-        "fid_se_method": error and f"jackknife over {len(measured.blocks)} blocks of the images, the reference fixed",
-        **_kernel_record(reference, measured),
-        **measured.identity,
+        **{name: score and score.value for name, score in scores.items()},
+        **{f"{name}_se": score and score.se for name, score in scores.items()},
+        "fid_bias": distance.bias,
+        "error_method": f"jackknife over {BLOCKS} blocks of the images measured, the reference held fixed",
+        "kid_method": f"unbiased squared MMD, cubic kernel, of {len(measured.features)} images against "
+                      f"{0 if reference.features is None else len(reference.features)}",
+        "neighbours": {"precision, recall": MANIFOLD_K, "density, coverage": COVERAGE_K},
+        **identity,
+        "preprocessing": PREPROCESSING[identity["extractor"], identity["resize"]],
         "count": measured.count,
         "reference_count": reference.count,
         "source": measured.source,
@@ -463,23 +347,23 @@ def compare(reference: Statistics, measured: Statistics) -> dict:
     }
 
 
-def _kernel_record(reference: Statistics, measured: Statistics) -> dict:
-    """KID; None where the reference keeps no features."""
+def _pair_scores(reference: Statistics, measured: Statistics) -> dict[str, Resampled | None]:
+    """KID and the neighbours' scores of the features that were kept; None where there are none, or too few."""
+    scores: dict[str, Resampled | None] = dict.fromkeys(("kid", "precision", "recall", "density", "coverage"))
     if reference.features is None:
-        return {"kid": None, "kid_sd": None, "kid_method": None}
-    kid, kid_sd = kernel_distance(reference.features, measured.features)
-    drawn = min(KID_SUBSET_SIZE, len(reference.features), len(measured.features))
-    return {
-        "kid": kid,
-        "kid_sd": None if np.isnan(kid_sd) else kid_sd,
-        "kid_method": f"unbiased, cubic kernel, {1 if np.isnan(kid_sd) else KID_SUBSETS} subsets of {drawn} a side",
-    }
+        return scores
+    scores["kid"] = kernel_distance(reference.features, measured.features)
+    if min(len(reference.features), len(measured.features)) >= 2 * (COVERAGE_K + 1):
+        scores |= neighbour_scores(reference.features, measured.features)
+    return scores
 
 
 def _note(reference: Statistics, measured: Statistics) -> str:
     notes = []
     if measured.identity["extractor"] != "inception":
         notes.append("not comparable with Inception FID")
+    if measured.count <= len(measured.mean):
+        notes.append(f"fewer images than the {len(measured.mean)} features: FID is far from its limit")
     if reference.identity is None:
         notes.append("the reference's extractor settings are unknown: its file holds mu and sigma alone, so no KID")
     return "; ".join(notes)

@@ -4,15 +4,16 @@
 #   A_DIM=256         dimensions of z                              the newest checkpoint is then the one used later
 #   MMD=0.1           weight of the MMD                SEED=64     seed
 #   TAG=              a name that keeps runs apart     EXTRA=      flags of run.py for every command; they win
-#   EXTRACTOR=        inception, or classifier: a small network trained on the data set itself (offline, grey sets)
+#   EXTRACTOR=        inception; efficientnet (no download, from 28 pixels up); classifier, trained on the data set itself
 #   PYTHON= DRY=      python.sh
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 : "${DATASET:=celeba}" "${MODEL:=diff}" "${EPOCHS:=50}" "${STEPS:=}" "${A_DIM:=256}" "${MMD:=0.1}" "${SEED:=64}"
 : "${TAG:=}" "${EXTRA:=}"
 case $DATASET in
-    digits | mnist | fmnist) : "${EXTRACTOR:=classifier}" ;;
-    *) : "${EXTRACTOR:=inception}" ;;
+    digits) : "${EXTRACTOR:=classifier}" ;;
+    celeba | ffhq | cifar10 | chairs) : "${EXTRACTOR:=inception}" ;;
+    *) : "${EXTRACTOR:=efficientnet}" ;;
 esac
 
 # Flags that name the experiment; then with those that say how long to train; then with those that find the checkpoint.

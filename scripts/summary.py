@@ -39,7 +39,7 @@ def fid_values(record: dict) -> Iterator[Value]:
         pair = short[name] if list(short.values()).count(short[name]) == 1 else name
         yield Value(f"FID, {pair}", entry["fid"], entry["fid_se"])
         if entry["kid"] is not None:
-            yield Value(f"KID, {pair}", entry["kid"])
+            yield Value(f"KID, {pair}", entry["kid"], entry["kid_se"])
 
 
 def quality_values(record: dict) -> Iterator[Value]:

@@ -162,7 +162,7 @@ def test_a_run_cut_by_steps_is_read_from_its_newest_checkpoint(in_tmp):
 
 
 def test_reference_and_samples_are_measured_by_one_extractor(in_tmp):
-    for dataset, usual in (("digits", "classifier"), ("cifar10", "inception")):
+    for dataset, usual in (("digits", "classifier"), ("fmnist", "efficientnet"), ("cifar10", "inception")):
         found = commands("gen_fid", DATASET=dataset) + commands("calc_fid", DATASET=dataset)
         used = [parsed(name, words).extractor for name, words in found if name in ("gen_fid_stats.py", "calc_fid.py")]
         assert used == [usual, usual]
@@ -200,7 +200,7 @@ def test_a_wrong_experiment_is_refused_before_anything_is_made(in_tmp):
 
 def write_fid(folder, fid, weights="0123456789abcdef"):
     source = f"imgs/{folder.name}/eval-fid-fast"
-    entry = {"fid": fid, "fid_se": 0.5, "kid": 0.01, "source": source}
+    entry = {"fid": fid, "fid_se": 0.5, "kid": 0.01, "kid_se": 0.002, "source": source}
     write_json(folder / "fid.json", {f"{source} vs digits (classifier, none, weights {weights[:8]})": entry})
 
 

