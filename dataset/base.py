@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ class Spec:
     labels: str = "none"  # 'class' | 'attributes' | 'factors' | 'none'
     label_names: tuple[str, ...] = ()  # of classes, attributes or factors; () where only the files say
     factor_sizes: tuple[int, ...] = ()  # number of values of each label column; () where only the files say
+    value_names: tuple[tuple[str, ...], ...] = ()  # of each column's values; () where they have none
     flip: bool = False  # does a mirror image belong to the set?
     crop: int | None = None  # pixels a side of the central square that counts; None: the largest one
     width: int = 32  # base channels of the networks; hidden units for points
@@ -197,10 +199,18 @@ def identity(dataset: Dataset) -> str:
     return dataset.known
 
 
+@lru_cache
+def note(text: str) -> None:
+    """Print what was found and what is made of it, once in a process for all splits."""
+    import distributed
+
+    distributed.say(f"note: {text}")
+
+
 def cut(count: int, val: float = 0.1, test: float = 0.1) -> dict[str, np.ndarray]:
-    """Split `count` rows at random, always in the same way; val and test are never empty by rounding."""
+    """Split `count` rows at random, always in the same way; a val or test above 0 is never empty by rounding."""
     order = np.random.RandomState(0).permutation(count)  # the older generator: frozen across versions of numpy
-    tests, vals = (max(1, round(count * part)) for part in (test, val))
+    tests, vals = (max(1, round(count * part)) if part else 0 for part in (test, val))
     return {"test": order[:tests], "val": order[tests : tests + vals], "train": order[tests + vals :]}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made import by_number, numbered, pictures, refusal, save
 from PIL import Image
 
 from dataset import base, dsprites, files, mnist, registry
@@ -27,23 +28,6 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(mnist, "DEBIAN", Path("nowhere"))
-
-
-def refusal(*args, **kwargs) -> str:
-    with pytest.raises(CommandError) as caught:
-        registry.load(*args, **kwargs)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    return message
-
-
-def pictures(count: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, *shape), dtype=np.uint8)
-
-
-def save(path, pixels) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -314,12 +298,48 @@ def test_celeba_has_its_partition_its_crop_and_binary_attributes(celeba):
     assert train.images[..., 2:-2, 2:-2].max() < 30  # nothing of the white frame, which the crop leaves outside
 
 
+@pytest.mark.parametrize("places", [
+    {"img_align_celeba": "img_align_celeba/img_align_celeba"},
+    {"img_align_celeba": "Img/img_align_celeba", "list_attr_celeba.txt": "Anno/list_attr_celeba.txt",
+     "list_eval_partition.txt": "Eval/list_eval_partition.txt"},
+    {"list_attr_celeba.txt": "list_attr_celeba.csv", "list_eval_partition.txt": "list_eval_partition.csv"},
+    {"list_attr_celeba.txt": "list_attr_celeba.txt", "list_eval_partition.txt": "list_eval_partition.csv"},
+])
+@pytest.mark.parametrize("commas", [False, True])
+def test_celeba_is_read_as_kaggle_and_the_authors_lay_it_out(celeba, places, commas):
+    folder = celeba / "celeba"
+    expected = [registry.load("celeba", split, root=celeba, size=4) for split in registry.SPLITS]
+    if commas:
+        for name, head in (("list_attr_celeba", None), ("list_eval_partition", "partition")):
+            lines = (folder / f"{name}.txt").read_text().splitlines()[0 if head else 1 :]
+            lines = ([head] if head else []) + lines
+            table = [",".join([*(["image_id"] if not k else []), *line.split()]) for k, line in enumerate(lines)]
+            (folder / f"{name}.txt").write_text("\n".join(table) + "\n")
+    for name, place in places.items():
+        (folder / name).rename(folder / "moved")
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "moved").rename(folder / place)
+    for split, known in zip(registry.SPLITS, expected, strict=True):
+        part = registry.load("celeba", split, root=celeba, size=4)
+        assert part.labels.tolist() == known.labels.tolist() and part.label_names == known.label_names
+        np.testing.assert_array_equal(part.images, known.images)
+
+
+def test_celeba_that_is_packed_or_of_another_ending_is_named(celeba):
+    pictures = celeba / "celeba" / "img_align_celeba"
+    (pictures / "000002.jpg").rename(pictures / "000002.png")
+    assert "000002.png does" in refusal("celeba", "train", root=celeba)
+    pictures.rename(celeba / "elsewhere")
+    (celeba / "celeba" / "img_align_celeba.zip").write_bytes(b"PK")
+    assert "unzip" in refusal("celeba", "train", root=celeba)
+
+
 def test_celeba_files_that_do_not_fit_are_named(celeba):
     (celeba / "celeba" / "img_align_celeba" / "000004.jpg").unlink()
     assert "000004.jpg" in refusal("celeba", "train", root=celeba)
     path = celeba / "celeba" / "list_attr_celeba.txt"
     path.write_text(path.read_text().replace("-1", "0"))
-    assert "list_attr_celeba.txt, line 3" in refusal("celeba", "train", root=celeba)
+    assert "list_attr_celeba.txt, line 3, column 'Smiling': '0'" in refusal("celeba", "train", root=celeba)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -425,7 +445,34 @@ def test_ffhq_labels_come_from_a_table(faces):
     table.write_text("image_number,age_group,age_group_confidence,gender,glasses\n" + "\n".join(lines) + "\n")
     assert both_parts(faces) == {k: [ages[k] in ("30-39", "70-120"), k % 2 == 0, k >= 5] for k in range(10)}
     table.write_text(table.read_text().replace("female", "?"))
-    assert "'?'" in refusal("ffhq", "train", root=faces)
+    assert "line 3, column 'gender': '?'" in refusal("ffhq", "train", root=faces)
+
+
+def test_a_table_of_faces_with_the_row_numbers_of_pandas_gives_each_face_its_own_labels(tmp_path):
+    numbered(tmp_path / "ffhq" / "images", [f"{k:05d}.png" for k in range(30)])
+    lines = [f"{i},{k},{'30-39' if k >= 15 else '20-29'},{('female', 'male')[k % 2]},None"
+             for i, k in enumerate(np.random.default_rng(0).permutation(30))]
+    (tmp_path / "ffhq" / "ffhq_labels.csv").write_text(",image_number,age_group,gender,glasses\n" + "\n".join(lines))
+    labels = {number: label for number, (_, label) in by_number("ffhq", tmp_path).items()}
+    assert labels == {k: [k >= 15, k % 2, 0] for k in range(30)}
+
+
+@pytest.mark.parametrize("size, folder", [(4, "thumbnails8x8"), (8, "thumbnails8x8"), (12, "images16x16"),
+                                          (64, "images16x16")])
+def test_faces_in_two_resolutions_are_one_set_of_faces(tmp_path, capsys, size, folder):
+    for k in range(10):
+        for name, side in (("images16x16", 16), ("thumbnails8x8", 8)):
+            save(tmp_path / "ffhq" / name / "00000" / f"{k:05d}.png", np.full((side, side, 3), k, np.uint8))
+    parts = [registry.load("ffhq", split, root=tmp_path, size=size) for split in registry.SPLITS]
+    assert [len(part) for part in parts] == [8, 1, 1]
+    assert {name.split("/")[0] for name in parts[0].source.names} == {folder}
+    assert folder in capsys.readouterr().out
+
+
+def test_one_face_twice_in_one_folder_is_refused(faces):
+    save(faces / "ffhq" / "images" / "more" / "00003.png", pictures(1, 12, 12, 3)[0])
+    message = refusal("ffhq", "train", root=faces)
+    assert "images/00003.png" in message and "images/more/00003.png" in message
 
 
 def test_ffhq_without_labels_is_still_a_set_of_images(faces):
