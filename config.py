@@ -1,29 +1,95 @@
 """What an experiment is: one frozen `Config`, built once from the command line and stored whole in every checkpoint.
 
-Each field carries its own flag: default, help, type and the modes that use it, so that a flag is declared in one place.
-A field's `kind` says what happens to it after training:
+A mode is one row of MODES. A flag is one field of `Config` that carries all there is to say of it:
 
-    model      makes the experiment's name; later modes take it from the checkpoint and refuse a contradicting flag
-    training   how the weights came about; a folder holding a run with another value is refused for training
-    run        free to differ from call to call
+    kind       model      makes the experiment's name; later modes take it from the checkpoint
+               training   how the weights came about; a folder holding a run with another value is refused for training
+               run        free to differ from call to call
+    modes      the modes, or groups of modes (`Mode.uses`), that read it; None: all
+    in_name    how its value stands in the experiment's name, for kind 'model'
+    needs      without which it has no effect on the model or the data at hand
+    anywhere   published commands, or one set of sizes for every --model, give it everywhere: where it has no effect
+               it is passed over, and not refused
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from utils import CommandError
 
-SAMPLING = ("eval", "eval_fid", "latent_quality", "disentangle", "interpolate")
-TRAINING = ("train", "train_latent_ddim")
-MODES = (
-    "train", "eval", "eval_fid", "save_latent", "train_latent_ddim", "latent_quality", "disentangle", "interpolate",
-    "plot_latent", "save_original_img", "nll", "mutual_info",
-)
+MODELS = ("diff", "vae", "vanilla")
+
+
+class Mode(NamedTuple):
+    """What `--mode` runs. The flags' help, the checks and run.py follow from this row.
+
+    function    'module:function', imported only when it runs: torch takes seconds
+    about       for the overview, one line
+    models      the models it makes sense for
+    uses        the groups of flags that it reads, beside those that name it
+    points      does it make sense for points, or for images only?
+    processes   do torchrun's processes share its work? Else the first one does it alone
+    """
+
+    function: str
+    about: str
+    models: tuple[str, ...] = MODELS
+    uses: tuple[str, ...] = ()
+    points: bool = True
+    processes: bool = False
+
+
+MODES = {
+    "train": Mode("training:train", "fit a model", uses=("training",), processes=True),
+    "eval": Mode("modes.samples:sample_images", "draw samples", uses=("sampling",), processes=True),
+    "eval_fid": Mode("modes.samples:eval_fid", "draw images for calc_fid.py", uses=("sampling",), points=False,
+                     processes=True),
+    "save_latent": Mode("modes.latents:save_latent", "encode a split: z of every image", ("diff", "vae"), ("split",)),
+    "train_latent_ddim": Mode("modes.latents:train_latent_ddim", "fit the diffusion over z", ("diff",), ("training",),
+                              processes=True),
+    "latent_quality": Mode("modes.reconstructions:latent_quality", "measure reconstructions", ("diff", "vanilla"),
+                           ("inversion", "split"), points=False),
+    "disentangle": Mode("modes.reconstructions:disentangle", "change one latent dimension at a time", ("diff", "vae"),
+                        ("inversion", "split"), points=False),
+    "interpolate": Mode("modes.reconstructions:interpolate", "draw images between two images",
+                        uses=("inversion", "split"), points=False),
+    "plot_latent": Mode("modes.latents:plot_latent", "plot z of a split", ("diff", "vae"), ("split",)),
+    "save_original_img": Mode("modes.samples:save_original_img", "write the data, an image a file",
+                              uses=("split",), points=False),
+    "nll": Mode("modes.nll:nll", "measure the likelihood, by every bound", ("diff", "vanilla"),
+                ("split", "measuring"), processes=True),
+    "mutual_info": Mode("modes.mutual_info:mutual_info", "measure the information in z", ("diff",),
+                        ("split", "measuring")),
+}
+PROGRAM = Mode("", "a program that finds an experiment by its flags", uses=("programs",))
+
+
+class Need(NamedTuple):
+    """What a flag needs to have an effect: in words, and as a test of the config and the data set's Spec."""
+
+    words: str
+    met: Callable[[Config, object], bool]
+
+
+LATENT = Need("a model with a latent: --model diff or vae", lambda config, spec: config.has_latent)
+DIFFUSION = Need("a diffusion model: --model diff or vanilla", lambda config, spec: config.model != "vae")
+DIFFUSION_OF_Z = Need("a diffusion decoder of z: --model diff", lambda config, spec: config.model == "diff")
+UNET_OF_Z = Need("a U-Net conditioned on z: --model diff and a data set of images",
+                 lambda config, spec: config.model == "diff" and spec.kind == "image")
+IMAGES = Need("a data set of images, not points", lambda config, spec: spec.kind == "image")
+KL = Need("--kld_weight above 0", lambda config, spec: config.has_latent and config.kld_weight > 0)
+CAPACITY = Need("--use_C", lambda config, spec: config.use_C)
+MMD = Need("--mmd_weight above 0", lambda config, spec: config.has_latent and config.mmd_weight > 0)
+ITD = Need("--loss itd", lambda config, spec: config.loss == "itd")
+LINEAR = Need("--schedule linear", lambda config, spec: config.model != "vae" and config.schedule == "linear")
+FOREIGN = Need("--denoiser ddpm or iddpm", lambda config, spec: config.denoiser in ("ddpm", "iddpm"))
 
 
 def integer(low: int, high: int = 2**31 - 1):
@@ -52,9 +118,15 @@ def number(low: float = -math.inf, high: float = math.inf, above: bool = False):
     return parse
 
 
-def flag(default, text, *, kind="run", modes=MODES, unset=None, **options):
-    """A field with its flag. `unset` words the default for the help where it is None and decided later."""
-    metadata = {"help": text, "kind": kind, "modes": modes, "unset": unset, "options": options}
+def flag(default, text, *, kind="run", modes=None, in_name=None, needs=None, anywhere=False, unset=None, **options):
+    """A field with its flag; the module's docstring says what its record holds.
+
+    in_name     a format for any value but the default; or a function of the config that gives the words, '' for none
+    unset       words the default for the help where it is None and decided later
+    options     of argparse
+    """
+    metadata = {"help": text, "kind": kind, "modes": modes, "in_name": in_name, "needs": needs, "anywhere": anywhere,
+                "unset": unset, "options": options}
     return field(default=default, metadata=metadata)
 
 
@@ -62,113 +134,132 @@ def flag(default, text, *, kind="run", modes=MODES, unset=None, **options):
 class Config:
     """Every flag's value. None stands for 'the data set's own' or 'the mode's own', as the flag's help says."""
 
-    # What the model is
+    # What the model is, in the order of the experiment's name
     model: str = flag("diff", "diff: InfoDiffusion; vae: the VAE family; vanilla: plain diffusion", kind="model",
-                      choices=("diff", "vae", "vanilla"))
-    dataset: str = flag("digits", "name of the data set", kind="model")
-    a_dim: int = flag(32, "dimensions of the latent z", kind="model", type=integer(1, 65_536))
-    prior: str = flag("regular", "prior of z: N(0, I), ten-armed mixture, or swiss roll", kind="model",
-                      choices=("regular", "10mix", "roll"))
-    kld_weight: float = flag(0.0, "weight of KL(q(z|x) || p(z)) [1 - zeta of the paper]", kind="model", type=number(0))
-    mmd_weight: float = flag(0.1, "weight of MMD(q(z), p(z)) [lambda + zeta - 1]", kind="model", type=number(0))
-    use_C: bool = flag(False, "pull KL towards a capacity C that grows during training (beta-VAE)", kind="model")
-    C_max: float = flag(25.0, "the capacity at the end, in nats, with --use_C", kind="model", type=number(0))
+                      in_name=lambda config: "", choices=MODELS)
+    dataset: str = flag("digits", "name of the data set", kind="model", in_name=lambda config: config.dataset)
+    a_dim: int = flag(32, "dimensions of the latent z", kind="model", anywhere=True, type=integer(1, 65_536),
+                      in_name=lambda config: f"{config.a_dim}d" if config.has_latent else "")
+    kld_weight: float = flag(0.0, "weight of KL(q(z|x) || p(z)) [1 - zeta of the paper]", kind="model", needs=LATENT,
+                             type=number(0), in_name="{:g}kld")
+    use_C: bool = flag(False, "pull KL towards a capacity C that grows during training (beta-VAE)", kind="model",
+                       needs=KL, in_name=lambda config: f"{config.C_max:g}C" if config.use_C else "")
+    C_max: float = flag(25.0, "the capacity at the end, in nats, with --use_C", kind="model", needs=CAPACITY,
+                        type=number(0), in_name=lambda config: "")  # beside use_C
+    mmd_weight: float = flag(0.1, "weight of MMD(q(z), p(z)) [lambda + zeta - 1]", kind="model", needs=LATENT,
+                             anywhere=True, type=number(0), in_name=lambda config: (
+                                 f"{config.mmd_weight:g}mmd" if config.has_latent and config.mmd_weight else ""))
+    prior: str = flag("regular", "prior of z: N(0, I), ten-armed mixture, or swiss roll", kind="model", needs=LATENT,
+                      anywhere=True, in_name="{}", choices=("regular", "10mix", "roll"))
+    is_bottleneck: bool = flag(False, "let z act in the middle of the U-Net only", kind="model", needs=UNET_OF_Z,
+                               in_name="bottleneck")
     mmd_kernel: str = flag("scaled", "kernel bandwidth: proportional to a_dim, or the published a_dim squared",
-                           kind="model", choices=("scaled", "published"))
-    is_bottleneck: bool = flag(False, "let z act in the middle of the U-Net only", kind="model")
+                           kind="model", needs=MMD, in_name="{}kernel", choices=("scaled", "published"))
     conditioning: str = flag("adanorm", "how z acts: adaptive normalisation, or cross-attention to its scalars",
-                             kind="model", choices=("adanorm", "crossattn"))
+                             kind="model", needs=UNET_OF_Z, in_name="{}", choices=("adanorm", "crossattn"))
     z_dropout: float = flag(0.0, "share of training samples whose z is replaced by a learned null; above 0 trains the "
-                            "unconditional branch too", kind="model", type=number(0, 0.99))
+                            "unconditional branch too", kind="model", needs=DIFFUSION_OF_Z, in_name="{:g}zdrop",
+                            type=number(0, 0.99))
     loss: str = flag("simple", "simple: mean squared noise error; itd: nats, log-SNR drawn from a logistic",
-                     kind="model", choices=("simple", "itd"))
+                     kind="model", needs=DIFFUSION, in_name="{}", choices=("simple", "itd"))
     logsnr_loc: float | None = flag(None, "centre of the logistic over log-SNR, for --loss itd", kind="model",
-                                    unset="from the data's spectrum", type=number())
+                                    needs=ITD, in_name="{:g}loc", unset="from the data's spectrum", type=number())
     logsnr_scale: float | None = flag(None, "scale of the logistic over log-SNR, for --loss itd", kind="model",
-                                      unset="from the data's spectrum", type=number(0, above=True))
+                                      needs=ITD, in_name="{:g}scale", unset="from the data's spectrum",
+                                      type=number(0, above=True))
     logsnr_clip: float | None = flag(None, "cut the log-SNR range at loc -+ this many scales, for --loss itd",
-                                     kind="model", unset="the range that the data's spectrum asks for",
+                                     kind="model", needs=ITD, in_name="{:g}clip",
+                                     unset="the range that the data's spectrum asks for",
                                      type=number(0, 60, above=True))
-    schedule: str = flag("linear", "noise schedule of the discrete steps", kind="model", choices=("linear", "cosine"))
-    beta1: float = flag(1e-5, "first beta of the linear schedule", kind="model", type=number(0, 0.999, above=True))
-    betaT: float = flag(1e-2, "last beta of the linear schedule", kind="model", type=number(0, 0.999, above=True))
-    diffusion_steps: int = flag(1000, "steps T of the schedule", kind="model", type=integer(2, 100_000))
+    schedule: str = flag("linear", "noise schedule of the discrete steps", kind="model", needs=DIFFUSION, in_name="{}",
+                         choices=("linear", "cosine"))
+    beta1: float = flag(1e-5, "first beta of the linear schedule", kind="model", needs=LINEAR, in_name="{:g}beta1",
+                        type=number(0, 0.999, above=True))
+    betaT: float = flag(1e-2, "last beta of the linear schedule", kind="model", needs=LINEAR, in_name="{:g}betaT",
+                        type=number(0, 0.999, above=True))
+    diffusion_steps: int = flag(1000, "steps T of the schedule", kind="model", needs=DIFFUSION, anywhere=True,
+                                in_name="{}steps", type=integer(2, 100_000))
     denoiser: str | None = flag(None, "network: our U-Net, our MLP (points), or one made elsewhere (--init_from)",
-                                kind="model", unset="unet for images, mlp for points",
+                                kind="model", needs=DIFFUSION, in_name="{}", unset="unet for images, mlp for points",
                                 choices=("unet", "mlp", "ddpm", "iddpm"))
-    input_size: int | None = flag(None, "pixels a side", kind="model", unset="the data set's own",
-                                  type=integer(1, 1024))
-    input_channels: int | None = flag(None, "colour channels, 1 or 3", kind="model", unset="the data set's own",
-                                      type=int, choices=(1, 3))
-    unets_channels: int | None = flag(None, "base channels of the U-Net, VAE or MLP", kind="model",
+    input_size: int | None = flag(None, "pixels a side", kind="model", needs=IMAGES, in_name="{}px",
+                                  unset="the data set's own", type=integer(1, 1024))
+    input_channels: int | None = flag(None, "colour channels, 1 or 3", kind="model", needs=IMAGES, in_name="{}ch",
+                                      unset="the data set's own", type=int, choices=(1, 3))
+    unets_channels: int | None = flag(None, "base channels of the U-Net, VAE or MLP", kind="model", in_name="{}unet",
                                       unset="the data set's own", type=integer(1, 4096))
-    encoder_channels: int | None = flag(None, "base channels of the encoder", kind="model",
-                                        unset="the data set's own", type=integer(1, 4096))
-    tag: str = flag("", "a name added to the experiment's, to keep runs apart", kind="model")
+    encoder_channels: int | None = flag(None, "base channels of the encoder", kind="model", needs=LATENT, anywhere=True,
+                                        in_name="{}enc", unset="the data set's own", type=integer(1, 4096))
+    tag: str = flag("", "a name added to the experiment's, to keep runs apart", kind="model", in_name="{}")
 
     # How it is trained
     r_seed: int = flag(0, "seed of everything random", kind="training", type=integer(0, 2**31 - 1))
     epochs: int = flag(20, "train: where training ends; other modes: which checkpoint (the newest where absent)",
-                       type=integer(1))
+                       anywhere=True, type=integer(1))
     batch_size: int = flag(64, "images a step, over all processes", kind="training", type=integer(1))
-    learning_rate: float = flag(1e-4, "learning rate", kind="training", modes=(*TRAINING, "mutual_info"),
+    learning_rate: float = flag(1e-4, "learning rate", kind="training", modes=("training", "mutual_info", "programs"),
                                 type=number(0, 1, above=True))
     lr_schedule: str = flag("cosine", "one warm-up epoch to twice the rate and then a cosine, or constant",
-                            kind="training", modes=TRAINING, choices=("cosine", "constant"))
-    optimizer: str = flag("adamw", "optimiser (weight decay 1e-5 with adamw)", kind="training", modes=TRAINING,
+                            kind="training", modes=("training",), choices=("cosine", "constant"))
+    optimizer: str = flag("adamw", "optimiser (weight decay 1e-5 with adamw)", kind="training", modes=("training",),
                           choices=("adamw", "adam"))
     ema_decay: float = flag(0.9999, "decay a step of the averaged weights; warmed up, so short runs profit",
-                            kind="training", modes=TRAINING, type=number(0, 1))
-    dropout: float = flag(0.1, "dropout in the residual blocks", kind="training", modes=TRAINING, type=number(0, 0.99))
+                            kind="training", modes=("training",), type=number(0, 1))
+    dropout: float = flag(0.1, "dropout in the residual blocks", kind="training", modes=("training",), needs=IMAGES,
+                          type=number(0, 0.99))
     init_from: str | None = flag(None, "folder or file of the weights to start from (--denoiser ddpm or iddpm)",
-                                 kind="training", unset="none")
-    max_steps: int | None = flag(None, "stop after this many steps, whatever --epochs says", modes=TRAINING,
-                                 unset="no limit", type=integer(1))
+                                 kind="training", modes=("train", "nll"), needs=FOREIGN, unset="none")
+    max_steps: int | None = flag(None, "stop after this many steps, whatever --epochs says",
+                                 modes=("training", "programs"), unset="no limit", type=integer(1))
     precision: str = flag("auto", "arithmetic in training and sampling; auto is bf16 on a GPU that has it, else fp32",
                           kind="training", choices=("auto", "fp32", "bf16", "fp16"))
-    compile: bool = flag(False, "compile the network with torch.compile (minutes on a CPU)")
-    resume: bool = flag(True, "go on where an interrupted run stopped; --no-resume starts afresh", modes=TRAINING)
-    save_epochs: int = flag(5, "epochs between kept checkpoints", modes=TRAINING, type=integer(1))
-    save_minutes: float = flag(10.0, "minutes between writes of last.pth within an epoch", modes=TRAINING,
+    compile: bool = flag(False, "compile the network with torch.compile (minutes on a CPU)", modes=("train",))
+    resume: bool = flag(True, "go on where an interrupted run stopped; --no-resume starts afresh", modes=("training",))
+    save_epochs: int = flag(5, "epochs between kept checkpoints", modes=("training",), type=integer(1))
+    save_minutes: float = flag(10.0, "minutes between writes of last.pth within an epoch", modes=("training",),
                                type=number(0, above=True))
-    display_epochs: int | None = flag(None, "epochs between sample grids", modes=TRAINING,
+    display_epochs: int | None = flag(None, "epochs between sample grids", modes=("training",),
                                       unset="as --save_epochs", type=integer(1))
-    tb_logger: bool = flag(False, "write TensorBoard events too", modes=TRAINING)
+    tb_logger: bool = flag(False, "write TensorBoard events too", modes=("training",))
 
     # Sampling
-    sampling_number: int = flag(16, "how many images", modes=(*SAMPLING, *TRAINING), type=integer(1))
-    sampler: str = flag("ddpm", "sampler", modes=SAMPLING, choices=("ddpm", "ddim", "dpmpp"))
-    deterministic: bool = flag(False, "DDIM with eta = 0, exactly", modes=(*SAMPLING, *TRAINING))
-    sample_steps: int | None = flag(None, "steps of the sampler", modes=(*SAMPLING, *TRAINING),
+    sampling_number: int = flag(16, "how many images", modes=("sampling", "training", "latent_quality"), anywhere=True,
+                                type=integer(1))
+    sampler: str = flag("ddpm", "sampler", modes=("sampling",), needs=DIFFUSION, choices=("ddpm", "ddim", "dpmpp"))
+    deterministic: bool = flag(False, "DDIM with eta = 0, exactly", modes=("sampling",), anywhere=True)
+    sample_steps: int | None = flag(None, "steps of the sampler", modes=("sampling", "inversion"), needs=DIFFUSION,
                                     unset="--diffusion_steps; 20 with dpmpp; 50 where images are inverted",
                                     type=integer(2))
-    spacing: str = flag("time", "sampler steps uniform in time or in log-SNR", modes=SAMPLING,
-                        choices=("time", "logsnr"))
-    eta: float = flag(0.0, "noise of DDIM, 0 to 1", modes=SAMPLING, type=number(0, 1))
+    spacing: str = flag("time", "sampler steps uniform in time or in log-SNR", modes=("sampling", "inversion"),
+                        needs=DIFFUSION, choices=("time", "logsnr"))
+    eta: float = flag(0.0, "noise of DDIM, 0 to 1", modes=("sampling",), needs=DIFFUSION, type=number(0, 1))
     guidance: float = flag(1.0, "classifier-free guidance w: 1 is none; needs --z_dropout in training",
-                           modes=SAMPLING, type=number(0))
+                           modes=("sampling",), needs=DIFFUSION_OF_Z, type=number(0))
     split_step: int = flag(500, "two-phase sampling: steps left to InfoDiffusion after plain diffusion",
-                           modes=("eval", "eval_fid"), type=integer(0))
+                           modes=("sampling",), needs=DIFFUSION_OF_Z, type=integer(0))
     is_latent: bool = flag(False, "draw z from the latent diffusion (train_latent_ddim) and not from the prior",
-                           modes=("eval", "eval_fid", "plot_latent"))
-    vanilla_from: str | None = flag(None, "checkpoint of the vanilla model of two-phase sampling",
-                                    modes=("eval", "eval_fid"), unset="the newest of models/vanilla/EXP")
+                           modes=("sampling",), needs=DIFFUSION_OF_Z)
+    vanilla_from: str | None = flag(None, "checkpoint of the vanilla model of two-phase sampling", modes=("sampling",),
+                                    needs=DIFFUSION_OF_Z, unset="the newest of models/vanilla/EXP")
 
     # Measuring
-    split: str | None = flag(None, "which part of the data", unset="the mode's own", choices=("train", "val", "test"))
+    split: str | None = flag(None, "which part of the data", modes=("split",), unset="the mode's own",
+                             choices=("train", "val", "test"))
     img_id: tuple[str, ...] = flag(("0",), "number of an image in the split; interpolate: two numbers or two files",
                                    modes=("disentangle", "interpolate"), nargs="+")
-    disent_metric: str = flag("dci", "disentanglement score", modes=("save_latent",), choices=("dci", "tad"))
+    disent_metric: str = flag("dci", "disentanglement score", modes=("save_latent", "programs"),
+                              choices=("dci", "tad"))
     num_images: int | None = flag(None, "how many images are measured", unset="1,000; all for save_latent",
-                                  modes=("latent_quality", "save_latent", "nll", "mutual_info", "save_original_img",
+                                  modes=("latent_quality", "save_latent", "measuring", "save_original_img",
                                          "plot_latent"), type=integer(1))
-    npoints: int = flag(100, "log-SNR evaluations an image", modes=("nll", "mutual_info"), type=integer(1))
-    soft: bool = flag(False, "report the soft-rounded discrete bound too", modes=("nll",))
+    npoints: int = flag(100, "log-SNR evaluations an image", modes=("measuring",), type=integer(1))
+    soft: bool = flag(False, "report the soft-rounded discrete bound too", modes=("nll",), needs=IMAGES)
     ensemble: tuple[str, ...] = flag((), "further checkpoints whose best error at each log-SNR counts",
                                      modes=("nll",), nargs="+", unset="none")
     tau: tuple[float, ...] = flag((0.1, 0.3, 1.0), "deviations of the noise on z, in units of its own deviation",
                                   modes=("mutual_info",), nargs="+", type=number(0, above=True))
-    mi_steps: int = flag(2000, "steps to fit the denoiser that is told tau", modes=("mutual_info",), type=integer(1))
+    mi_steps: int = flag(2000, "steps to fit the denoiser conditioned on tau", modes=("mutual_info",),
+                         type=integer(1))
 
     # Where things are and what runs them
     data_dir: str = flag("./data", "folder of the data sets")
@@ -199,44 +290,23 @@ class Command(NamedTuple):
 
 
 _FIELDS = {item.name: item for item in fields(Config)}
-# In the published string in their own form, or of no account for the name.
-_NAMED = {"model", "dataset", "a_dim", "prior", "kld_weight", "mmd_weight", "use_C", "C_max", "is_bottleneck", "tag"}
-_SHORT = {
-    "mmd_kernel": "{}kernel", "conditioning": "{}", "z_dropout": "{:g}zdrop", "loss": "{}", "logsnr_loc": "{:g}loc",
-    "logsnr_scale": "{:g}scale", "logsnr_clip": "{:g}clip", "schedule": "{}", "beta1": "{:g}beta1",
-    "betaT": "{:g}betaT", "diffusion_steps": "{}steps", "denoiser": "{}", "input_size": "{}px",
-    "input_channels": "{}ch", "unets_channels": "{}unet", "encoder_channels": "{}enc",
-}
-_LATENT_ONLY = {"mmd_kernel", "conditioning", "z_dropout", "encoder_channels"}
-_OF_Z = ("a_dim", "prior", "kld_weight", "mmd_weight", "use_C", "C_max", "mmd_kernel", "is_bottleneck", "conditioning",
-         "encoder_channels")
-
 
 def names_of(kind: str) -> tuple[str, ...]:
     """The fields of one kind: 'model', 'training' or 'run'."""
     return tuple(name for name, item in _FIELDS.items() if item.metadata["kind"] == kind)
 
 
+def words_in_name(config: Config, name: str) -> str:
+    """What a flag's value adds to the experiment's name; '' for nothing."""
+    form, value = _FIELDS[name].metadata["in_name"], getattr(config, name)
+    if callable(form):
+        return form(config)
+    return form.format(value) if value != _FIELDS[name].default else ""
+
+
 def _experiment(config: Config) -> str:
-    parts = [config.dataset]
-    if config.has_latent:
-        parts.append(f"{config.a_dim}d")
-        if config.kld_weight:
-            parts += [f"{config.kld_weight:g}kld"] + ([f"{config.C_max:g}C"] if config.use_C else [])
-        if config.mmd_weight:
-            parts.append(f"{config.mmd_weight:g}mmd")
-        if config.prior != "regular":
-            parts.append(config.prior)
-        if config.is_bottleneck:
-            parts.append("bottleneck")
-    for name, form in _SHORT.items():
-        value = getattr(config, name)
-        if value != _FIELDS[name].default and (config.has_latent or name not in _LATENT_ONLY):
-            parts.append(form.format(value))
-    if config.tag:
-        parts.append(config.tag)
     above = "" if config.model == "diff" else f"{config.model}/"
-    return above + "_".join(parts)
+    return above + "_".join(filter(None, (words_in_name(config, name) for name in names_of("model"))))
 
 
 def folder(config: Config, root: str) -> Path:
@@ -250,11 +320,41 @@ def folder(config: Config, root: str) -> Path:
 # From the command line
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, whose errors become our one-line ones."""
+class Parser(argparse.ArgumentParser):
+    """argparse, whose errors become our one-line ones and know what may have been meant. No abbreviations."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
 
     def error(self, message: str):
         raise CommandError(message)
+
+    def parse_args(self, words=None, namespace=None):
+        found, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            flags = [name for action in self._actions for name in action.option_strings]
+            raise CommandError(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], flags)}")
+        return found
+
+    def _check_value(self, action, value):
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            choices = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(action, f"{error.message}{did_you_mean(str(value), choices)}") from None
+
+
+class _Help(argparse.HelpFormatter):
+    """Wide lines: a flag takes one or two."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30, width=118)
+
+
+def did_you_mean(word: str, known) -> str:
+    """'; did you mean ...?', where one of the known words is near, else ''."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _default_text(item) -> str:
@@ -267,25 +367,42 @@ def _default_text(item) -> str:
     return str(item.default) or "none"
 
 
-def _add_flag(parser: argparse.ArgumentParser, item, shown: bool) -> None:
+_ALSO = {"epochs": ["-e"], "save_epochs": ["--save_epoch"]}  # published spellings beside a flag's own
+
+
+def _add_flag(parser, item, shown: bool) -> None:
     options = dict(item.metadata["options"])
     text = f"{item.metadata['help']} (default: {_default_text(item)})".replace("%", "%%")
-    names = ["-e", "--epochs"] if item.name == "epochs" else [f"--{item.name}"]
-    if item.name == "resume":
+    if item.default is True:
         options["action"] = argparse.BooleanOptionalAction
     elif isinstance(item.default, bool):
         options["action"] = "store_true"
-    parser.add_argument(*names, default=argparse.SUPPRESS, help=text if shown else argparse.SUPPRESS, **options)
+    elif "choices" not in options:
+        options["metavar"] = _METAVARS.get(getattr(options.get("type"), "__name__", ""), "WORD")
+    parser.add_argument(f"--{item.name}", *_ALSO.get(item.name, []), dest=item.name, default=argparse.SUPPRESS,
+                        help=text if shown else argparse.SUPPRESS, **options)
 
 
-def build_parser(prog: str, mode: str | None = None) -> argparse.ArgumentParser:
-    """The parser of every flag. With a mode, its help shows the flags that this mode uses."""
-    parser = _Parser(prog=prog, description="Train, sample and measure diffusion models that learn representations.")
-    parser.add_argument("--mode", choices=MODES, default="train", help="what to do (default: train)")
-    for kind, title in {"model": "what the model is", "training": "how it is trained", "run": "this call"}.items():
+_METAVARS = {"whole number": "N", "number": "X"}
+_GROUPS = {"model": "what the model is", "training": "how it is trained", "run": "this call"}
+
+
+def reads(row: Mode, name: str, flag_name: str) -> bool:
+    """Whether the mode of that name and row reads a flag."""
+    modes = _FIELDS[flag_name].metadata["modes"]
+    return modes is None or name in modes or any(group in modes for group in row.uses)
+
+
+def build_parser(prog: str, mode: str | None = None, row: Mode | None = None) -> Parser:
+    """The parser of every flag. With a mode or a program's row, its help shows the flags that this one reads."""
+    row = row or MODES.get(mode)
+    parser = Parser(prog=prog, description=(MODES[mode].about + ".") if mode else None)
+    if row is not PROGRAM:
+        parser.add_argument("--mode", choices=tuple(MODES), default="train", help="what to do (default: train)")
+    for kind, title in _GROUPS.items():
         group = parser.add_argument_group(title)
         for name in names_of(kind):
-            _add_flag(group, _FIELDS[name], shown=mode is None or mode in _FIELDS[name].metadata["modes"])
+            _add_flag(group, _FIELDS[name], shown=row is None or reads(row, mode, name))
     return parser
 
 
@@ -294,19 +411,27 @@ def parse(argv: list[str], prog: str, datasets: dict, extra=None) -> Command | t
 
     argv      the words after the program's name
     extra     a function that adds a program's own flags to an argparse group; their namespace is then returned too
-    datasets  name -> data.Spec, the data sets that exist
-    Raises CommandError for an unknown flag, a value out of its range, or flags that contradict each other.
+    datasets  name -> the data set's Spec, for all sets that exist
+    Raises CommandError for an unknown flag, a value out of its range, a flag that has no effect here, or flags that
+    contradict each other.
     """
-    first = _Parser(add_help=False)
-    first.add_argument("--mode", choices=MODES)
-    mode = first.parse_known_args(argv)[0].mode
-    parser = build_parser(prog, mode)
+    if argv[:2] in (["--help", "all"], ["-h", "all"]):
+        build_parser(prog).parse_args(["--help"])
+    row = PROGRAM if extra and "--mode" not in argv else None
+    mode = None
+    if row is None:
+        first = Parser(add_help=False)
+        first.add_argument("--mode", choices=tuple(MODES))
+        mode = first.parse_known_args(argv)[0].mode
+    parser = build_parser(prog, mode, row)
     own = [action.dest for action in _add_extra(parser, extra)]
     typed = vars(parser.parse_args(argv))
     others = argparse.Namespace(**{name: typed.pop(name) for name in own})
-    mode = typed.pop("mode")
+    mode = typed.pop("mode", None)
     given = frozenset(typed)
-    config = _normalise(Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()}), datasets)
+    config = Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
+    _refuse_unread(row or MODES[mode], mode, given)
+    config = normalise(config, datasets, given)
     _check(config, mode, given)
     command = Command(mode, config, given)
     return (command, others) if extra else command
@@ -320,26 +445,37 @@ def _add_extra(parser: argparse.ArgumentParser, extra) -> list[argparse.Action]:
     return parser._actions[before:]
 
 
-def _normalise(config: Config, datasets: dict) -> Config:
-    """None for sizes typed by hand that are the data set's own, and of what the model lacks the default.
+def _refuse_unread(row: Mode, mode: str | None, given: frozenset[str]) -> None:
+    """Raise CommandError for a typed flag that the mode does not read."""
+    for name in sorted(given):
+        if not (_FIELDS[name].metadata["anywhere"] or reads(row, mode, name)):
+            where = f"--mode {mode}" if mode else "this program"
+            raise CommandError(f"--{name} has no effect on {where}: leave it out")
 
-    One experiment has one name, however it was typed. Raises CommandError for an unknown data set, and for flags of
-    image networks on points.
+
+def normalise(config: Config, datasets: dict, given: frozenset[str] = frozenset()) -> Config:
+    """The default for what has no effect, and None for sizes that are the data set's own: one experiment has one name.
+
+    Raises CommandError for an unknown data set, and for a flag in `given` that has no effect on this model or data.
     """
     spec = datasets.get(config.dataset)
     if spec is None:
-        raise CommandError(f"argument --dataset: unknown data set '{config.dataset}' (known: {', '.join(datasets)})")
+        raise CommandError(f"argument --dataset: unknown data set '{config.dataset}'"
+                           f"{did_you_mean(config.dataset, datasets)} (known: {', '.join(datasets)})")
+    for name, item in _FIELDS.items():
+        need = item.metadata["needs"]
+        if need is None or need.met(config, spec):
+            continue
+        if name in given and not item.metadata["anywhere"]:
+            typed = "" if isinstance(item.default, bool) else f" {getattr(config, name)}"
+            raise CommandError(f"--{name}{typed} has no effect here: it needs {need.words}")
+        config = replace(config, **{name: item.default})
     own = {"input_size": spec.size, "input_channels": spec.channels, "unets_channels": spec.width,
            "encoder_channels": spec.width, "denoiser": "mlp" if spec.kind == "points" else "unet"}
-    idle = {name: None for name, value in own.items() if getattr(config, name) == value}
-    if config.model == "vanilla" and not spec.gives_z:  # z_dropout is refused by name, the rest is harmless
-        idle |= {name: _FIELDS[name].default for name in _OF_Z}
-    if config.has_latent and spec.kind == "points" and (config.is_bottleneck or config.conditioning != "adanorm"):
-        raise CommandError(f"--is_bottleneck and --conditioning crossattn are the U-Net's: {config.dataset} has points")
-    return replace(config, **idle)
+    return replace(config, **{name: None for name, value in own.items() if getattr(config, name) == value})
 
 
-def _check(config: Config, mode: str, given: frozenset[str]) -> None:
+def _check(config: Config, mode: str | None, given: frozenset[str]) -> None:
     """Refuse flags that contradict each other, naming them."""
     rules = (
         (config.has_latent and config.kld_weight > 0 and config.prior != "regular",
@@ -348,12 +484,8 @@ def _check(config: Config, mode: str, given: frozenset[str]) -> None:
          f"--prior roll is two-dimensional: use --a_dim 2, not {config.a_dim}"),
         (config.has_latent and config.prior == "10mix" and config.a_dim % 2 == 1,
          f"--prior 10mix pairs the dimensions: --a_dim must be even, not {config.a_dim}"),
-        (config.use_C and config.kld_weight == 0, "--use_C shapes the KL term: give --kld_weight above 0"),
         (config.beta1 > config.betaT and config.schedule == "linear",
          f"--beta1 {config.beta1:g} is above --betaT {config.betaT:g}"),
-        (config.model == "vae" and config.loss == "itd", "--loss itd needs a diffusion model: --model diff or vanilla"),
-        (config.model == "vae" and config.z_dropout > 0, "--z_dropout needs a diffusion decoder: --model diff"),
-        (config.model == "vanilla" and config.z_dropout > 0, "--z_dropout needs a latent: --model diff"),
         (config.deterministic and given >= {"eta"} and config.eta > 0, "--deterministic is eta 0: drop --eta"),
         (config.deterministic and given >= {"sampler"} and config.sampler != "ddim",
          f"--deterministic is DDIM with eta 0: drop it, or --sampler {config.sampler}"),
@@ -361,8 +493,6 @@ def _check(config: Config, mode: str, given: frozenset[str]) -> None:
          f"--denoiser {config.denoiser} takes no z: use --model vanilla"),
         (config.denoiser in ("ddpm", "iddpm") and config.init_from is None and mode == "train",
          f"--denoiser {config.denoiser} starts from somebody's weights: give --init_from PATH"),
-        (config.init_from is not None and config.denoiser not in ("ddpm", "iddpm"),
-         "--init_from needs --denoiser ddpm or iddpm"),
         (not all(part.isalnum() or part in "-._" for part in config.tag) or len(config.tag) > 60,
          f"--tag '{config.tag}' goes into folder names: up to 60 letters, digits, '-', '_' and '.'"),
         (mode == "disentangle" and len(config.img_id) > 1, "--img_id: --mode disentangle takes one image"),
@@ -395,24 +525,64 @@ def to_dict(config: Config) -> dict:
     return asdict(config)
 
 
-def trained(config: Config, given: frozenset[str], stored: dict, path: Path) -> Config:
-    """This call's config with what the model is taken from its checkpoint.
+def from_stored(stored: object, path: Path) -> Config:
+    """The config in a checkpoint, held to what a typed one is. A flag younger than the checkpoint has its default.
+
+    Raises CommandError, naming the flag, for anything that could not have been typed.
+    """
+    if not isinstance(stored, dict):
+        raise CommandError(f"{path}: its config is no config of this program")
+    for name, value in stored.items():
+        if name not in _FIELDS or not _could_be_typed(_FIELDS[name], value):
+            raise CommandError(f"{path}: its config has --{str(name)[:40]} {str(value)[:40]!r}, which cannot be")
+    config = Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()})
+    try:
+        _check(config, None, frozenset())
+    except CommandError as error:
+        raise CommandError(f"{path}: its config contradicts itself: {error}") from None
+    return config
+
+
+def _could_be_typed(item, value) -> bool:
+    """Whether a stored value is one that the flag would accept, or its default."""
+    options, default = item.metadata["options"], item.default
+    if isinstance(value, list | tuple) or isinstance(default, tuple):
+        return isinstance(default, tuple) and isinstance(value, list | tuple) and all(
+            _accepts(options, one) for one in value)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    return value is None if value is None and default is None else _accepts(options, value)
+
+
+def _accepts(options: dict, value) -> bool:
+    """Whether an argparse type and its choices take a value."""
+    parse_text = options.get("type", str)
+    try:
+        same = isinstance(value, str | int | float) and parse_text(str(value)) == value
+    except (ValueError, argparse.ArgumentTypeError):
+        return False
+    return same and value in options.get("choices", (value,))
+
+
+def trained(config: Config, given: frozenset[str], stored: Config, path: Path) -> Config:
+    """This call's config with what the model is taken from its checkpoint's.
 
     Raises CommandError where a flag typed by hand contradicts the checkpoint at `path`.
     """
     for name in names_of("model"):
-        if name in given and getattr(config, name) != stored[name]:
-            raise CommandError(f"--{name} {getattr(config, name)} contradicts {path}, trained with {stored[name]}")
-    config = replace(config, **{name: stored[name] for name in names_of("model")})
+        typed, own = getattr(config, name), getattr(stored, name)
+        if name in given and typed != own:
+            raise CommandError(f"--{name} {typed} contradicts {path}, trained with {own}")
+    config = replace(config, **{name: getattr(stored, name) for name in names_of("model")})
     _check_steps(config, given)
     return config
 
 
-def refuse_other_run(config: Config, stored: dict, path: Path) -> None:
+def refuse_other_run(config: Config, stored: Config, path: Path) -> None:
     """Raise CommandError where the folder of `path` holds a run with another way of training."""
     for name in (*names_of("model"), *names_of("training")):
-        if getattr(config, name) != stored[name]:
+        if getattr(config, name) != getattr(stored, name):
             raise CommandError(
-                f"{path.parent} holds a run with --{name} {stored[name]}, not {getattr(config, name)}: "
+                f"{path.parent} holds a run with --{name} {getattr(stored, name)}, not {getattr(config, name)}: "
                 f"add --tag NAME for a run of its own, or --no-resume to replace it"
             )

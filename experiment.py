@@ -174,7 +174,7 @@ def open_trained(command: Command, path: Path | None = None, kinds: tuple[str, .
         path = find_checkpoint(folder, config.epochs if "epochs" in given else None)
     device = pick_device(config.device)
     record = open_record(path, kinds, device)
-    config = config_module.trained(config, given, record["config"], path)
+    config = config_module.trained(config, given, config_module.from_stored(record["config"], path), path)
     distributed.say(f"model: {path} (epoch {record['epoch']})")
     return Trained(config, given, load_model(record, config, device), path, record["epoch"], record["step"], device)
 

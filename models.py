@@ -18,7 +18,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-import distributed
 from config import Config
 from diffusion import (
     LOWEST,
@@ -34,7 +33,7 @@ from diffusion import (
 )
 from modules import Decoder, Encoder, LatentMLP, PointMLP, UNet, mlp
 from pretrained import denoiser
-from regularisers import PRIORS, bandwidth, kl_to_normal, mmd
+from regularisers import Latent
 from rng import Rng
 from utils import CommandError
 
@@ -97,40 +96,6 @@ class Diffusion(Precise):
         return self.objective.loss(x, x_noisy, logsnr, eps, eps_hat.float())
 
 
-class Regulariser:
-    """What keeps z near its prior: KL, MMD, both or neither (InfoDiffusion, eq. 8). Decides what is drawn, once.
-
-    z is a sample of q(z|x) exactly where KL has weight; else the deterministic code.
-    """
-
-    def __init__(self, config: Config):
-        self.a_dim, self.prior = config.a_dim, PRIORS[config.prior]
-        self.kld_weight, self.mmd_weight = config.kld_weight, config.mmd_weight
-        self.capacity = config.C_max if config.use_C else None
-        self.width = bandwidth(config.a_dim, config.mmd_kernel)
-        self.stochastic = config.kld_weight > 0
-
-    def draw(self, mean: Tensor, logvar: Tensor | None, rng: Rng) -> Tensor:
-        return mean if logvar is None else mean + (logvar / 2).exp() * rng.normal("z", self.a_dim)
-
-    def add(self, terms: Terms, z: Tensor, mean: Tensor, logvar: Tensor | None, rng: Rng, progress: float,
-            together: bool) -> None:
-        """Put the terms in force beside the reconstruction's and their weighted sum into terms['loss'].
-
-        together    over the batches of all processes, which must all call this (training), or over this one's alone
-        """
-        gather = distributed.gather if together else lambda rows: rows
-        if self.stochastic:
-            terms["kl"] = kl_to_normal(mean, logvar)  # [B] nats
-            kl = gather(terms["kl"]).mean()
-            if self.capacity is not None:  # beta-VAE with capacity (Burgess et al. 2018, eq. 8)
-                kl = (kl - self.capacity * progress).abs()
-            terms["loss"] = terms["loss"] + self.kld_weight * kl
-        if self.mmd_weight > 0:
-            terms["mmd"] = mmd(gather(z), gather(self.prior(rng, self.a_dim)), self.width)
-            terms["loss"] = terms["loss"] + self.mmd_weight * terms["mmd"]
-
-
 class Encoding(Precise):
     """The half that InfoDiff and VAE share: x -> z.
 
@@ -138,12 +103,12 @@ class Encoding(Precise):
     """
 
     encoder: nn.Module | None
-    regulariser: Regulariser
+    latent: Latent
 
     @property
     def stochastic(self) -> bool:
         """Whether q(z|x) has a variance."""
-        return self.regulariser.stochastic
+        return self.latent.stochastic
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(mean, log-variance) of q(z|x), each [B, a_dim]; the second None for a deterministic encoder."""
@@ -162,9 +127,10 @@ class Encoding(Precise):
 class InfoDiff(Diffusion, Encoding):
     """InfoDiffusion (Wang et al. 2023): denoising given z, z kept near its prior."""
 
-    def __init__(self, network, schedule, objective, gaussian, shape, encoder, regulariser, z_dropout: float = 0.0):
+    def __init__(self, network, schedule, objective, gaussian, shape, encoder, latent: Latent,
+                 z_dropout: float = 0.0):
         super().__init__(network, schedule, objective, gaussian, shape)
-        self.encoder, self.regulariser, self.z_dropout = encoder, regulariser, z_dropout
+        self.encoder, self.latent, self.z_dropout = encoder, latent, z_dropout
         self.has_unconditional = z_dropout > 0
 
     def denoise(self, x_noisy: Tensor, logsnr: Tensor, z: Tensor | None = None) -> Tensor:
@@ -183,11 +149,10 @@ class InfoDiff(Diffusion, Encoding):
             error = self.denoising_loss(x, rng, given, keep)
             return {"loss": error.mean(), "denoise": error}
         mean, logvar = self.posterior(x)
-        z = self.regulariser.draw(mean, logvar, rng)
+        z = self.latent.draw(mean, logvar, rng)
         error = self.denoising_loss(x, rng, z, keep)
-        terms = {"loss": error.mean(), "denoise": error}
-        self.regulariser.add(terms, z, mean, logvar, rng, progress, self.training)
-        return terms
+        loss, values = self.latent.add(error.mean(), z, mean, logvar, rng, progress, self.training)
+        return {"loss": loss, "denoise": error, **values}
 
     def told_tau(self) -> InfoDiff:
         """A copy whose z has one entry more, for the level of the noise on it, and which starts by ignoring that entry.
@@ -205,9 +170,9 @@ class VAE(Encoding):
 
     unit = "mean squared error"
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, regulariser: Regulariser, shape: tuple[int, ...]):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, latent: Latent, shape: tuple[int, ...]):
         super().__init__()
-        self.encoder, self.decoder, self.regulariser, self.shape = encoder, decoder, regulariser, shape
+        self.encoder, self.decoder, self.latent, self.shape = encoder, decoder, latent, shape
 
     def decode(self, z: Tensor) -> Tensor:
         """[B, a_dim] -> [B, *shape]"""
@@ -217,11 +182,10 @@ class VAE(Encoding):
     def forward(self, x: Tensor, rng: Rng, given: Tensor | None = None, progress: float = 1.0) -> Terms:
         """x [B, *shape] -> {'loss' [], 'reconstruction' [B] (squared error averaged over dimensions), 'kl', 'mmd'}."""
         mean, logvar = self.posterior(x)
-        z = self.regulariser.draw(mean, logvar, rng)
+        z = self.latent.draw(mean, logvar, rng)
         error = (self.decode(z) - x).square().flatten(1).mean(1)
-        terms = {"loss": error.mean(), "reconstruction": error}
-        self.regulariser.add(terms, z, mean, logvar, rng, progress, self.training)
-        return terms
+        loss, values = self.latent.add(error.mean(), z, mean, logvar, rng, progress, self.training)
+        return {"loss": loss, "reconstruction": error, **values}
 
 
 class LatentDiffusion(Diffusion):
@@ -297,7 +261,7 @@ def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian
     if config.model == "vanilla":
         network = build_denoiser(config, shape, width, levels)
         return Diffusion(network, schedule, objective, gaussian, shape)
-    regulariser = Regulariser(config)
+    latent = Latent(config)
     encoder = None
     if not spec.gives_z:
         encoder = build_encoder(config, shape, config.encoder_channels or spec.width, levels)
@@ -306,9 +270,9 @@ def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian
             decoder = mlp(config.a_dim, width, shape[0])
         else:
             decoder = Decoder(shape[0], shape[-1], config.a_dim, width, levels, config.dropout, **UNET)
-        return VAE(encoder, decoder, regulariser, shape)
+        return VAE(encoder, decoder, latent, shape)
     network = build_denoiser(config, shape, width, levels, config.a_dim)
-    return InfoDiff(network, schedule, objective, gaussian, shape, encoder, regulariser, config.z_dropout)
+    return InfoDiff(network, schedule, objective, gaussian, shape, encoder, latent, config.z_dropout)
 
 
 def objective_for(config: Config, schedule: Schedule, gaussian: Gaussian) -> SimpleObjective | ITDObjective:

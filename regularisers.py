@@ -1,13 +1,26 @@
-"""What pulls z towards a prior: the priors themselves, the closed-form KL and the MMD (InfoDiffusion, sec. 4)."""
+"""What pulls z towards a prior (InfoDiffusion, sec. 4): the priors, and the regularisers KL and MMD.
+
+A regulariser is a class with a weight among the flags (`flag`), the name under which its value is logged (`name`) and
+two functions of a batch of codes: `value`, as it is logged, and `penalty`, which is weighted into the loss. It stands
+in REGULARISERS; a weight of 0 leaves it out.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+import distributed
+from config import Config
 from rng import Rng
+from utils import CommandError
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Priors
 
 
 def regular(rng: Rng, a_dim: int) -> Tensor:
@@ -38,6 +51,10 @@ def roll(rng: Rng, a_dim: int = 2) -> Tensor:
 
 
 PRIORS = {"regular": regular, "10mix": ten_mix, "roll": roll}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Divergences
 
 
 def kl_to_normal(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -71,3 +88,109 @@ def _kernel(x: Tensor, y: Tensor, width: float) -> Tensor:
 def _off_diagonal_mean(x: Tensor, width: float) -> Tensor:
     n = len(x)
     return (_kernel(x, x, width).sum() - n) / (n * (n - 1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Regularisers
+
+
+class Codes(NamedTuple):
+    """A batch of latents and what a regulariser may want to know of it.
+
+    z           [B, a_dim] what the decoder is given
+    mean        [B, a_dim] of q(z|x); the code itself where the encoder is deterministic
+    logvar      [B, a_dim] of q(z|x), or None
+    prior       draws [B, a_dim] from the prior, one for each sample
+    progress    share of the training that is over, in [0, 1]
+    gather      rows of this process -> rows of all processes that train together
+    """
+
+    z: Tensor
+    mean: Tensor
+    logvar: Tensor | None
+    prior: Callable[[], Tensor]
+    progress: float
+    gather: Callable[[Tensor], Tensor]
+
+
+class KL:
+    """KL(q(z|x) || N(0, I)); with a capacity C, |KL - C| (beta-VAE, Burgess et al. 2018, eq. 8)."""
+
+    flag, name, smallest_batch = "kld_weight", "kl", 1
+
+    def __init__(self, config: Config):
+        self.capacity = config.C_max if config.use_C else None
+
+    def value(self, codes: Codes) -> Tensor:
+        """[B] nats"""
+        return kl_to_normal(codes.mean, codes.logvar)
+
+    def penalty(self, value: Tensor, codes: Codes) -> Tensor:
+        kl = codes.gather(value).mean()
+        return kl if self.capacity is None else (kl - self.capacity * codes.progress).abs()
+
+
+class MMD:
+    """The squared maximum mean discrepancy of q(z) and the prior, over the batches of all processes."""
+
+    flag, name, smallest_batch = "mmd_weight", "mmd", 2
+
+    def __init__(self, config: Config):
+        self.width = bandwidth(config.a_dim, config.mmd_kernel)
+
+    def value(self, codes: Codes) -> Tensor:
+        """[]"""
+        return mmd(codes.gather(codes.z), codes.gather(codes.prior()), self.width)
+
+    def penalty(self, value: Tensor, codes: Codes) -> Tensor:
+        return value
+
+
+REGULARISERS = (KL, MMD)
+
+
+class Latent:
+    """The latent z: its prior, how it is drawn from q(z|x), and the regularisers in force (InfoDiffusion, eq. 8).
+
+    z is a sample of q(z|x) exactly where KL has weight; else the deterministic code.
+    """
+
+    def __init__(self, config: Config):
+        self.a_dim, self.draw_prior = config.a_dim, PRIORS[config.prior]
+        self.stochastic = config.kld_weight > 0
+        self.in_force = [(getattr(config, kind.flag), kind(config)) for kind in REGULARISERS
+                         if getattr(config, kind.flag) > 0]
+
+    def prior(self, rng: Rng) -> Tensor:
+        """A draw for each of the numbered samples. -> [B, a_dim]"""
+        return self.draw_prior(rng, self.a_dim)
+
+    def draw(self, mean: Tensor, logvar: Tensor | None, rng: Rng) -> Tensor:
+        """z as the decoder is given it. [B, a_dim] -> [B, a_dim]"""
+        return mean if logvar is None else mean + (logvar / 2).exp() * rng.normal("z", self.a_dim)
+
+    @property
+    def smallest_batch(self) -> int:
+        """Rows that the regularisers in force need at least."""
+        return max((one.smallest_batch for _, one in self.in_force), default=1)
+
+    def check_batch(self, rows: int) -> None:
+        """Raise CommandError where a batch of so many rows is too small for a regulariser in force."""
+        for _, one in self.in_force:
+            if rows < one.smallest_batch:
+                raise CommandError(f"--batch_size {rows} is too small for the {one.name} term, which needs "
+                                   f"{one.smallest_batch} images: use more, or --{one.flag} 0")
+
+    def add(self, loss: Tensor, z: Tensor, mean: Tensor, logvar: Tensor | None, rng: Rng, progress: float,
+            together: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss [] with the weighted penalties added, and the values by name.
+
+        together    over the batches of all processes, which must all call this (training), or over this one's alone
+        """
+        gather = distributed.gather if together else lambda rows: rows
+        codes = Codes(z, mean, logvar, lambda: self.prior(rng), progress, gather)
+        values = {}
+        for weight, one in self.in_force:
+            values[one.name] = one.value(codes)
+            loss = loss + weight * one.penalty(values[one.name], codes)
+        return loss, values

@@ -6,62 +6,50 @@ caller's, 1 for a run that went wrong by itself, 128 + the signal for one that w
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 
 import config as config_module
-from config import Command
+from config import MODES, Command
 from dataset import registry
 from utils import CommandError, RunError, first_line
-
-ALL = ("diff", "vae", "vanilla")
-SHARED = ("train", "eval", "eval_fid", "train_latent_ddim", "nll")  # the modes that many processes share
-# mode -> the models it makes sense for, and whether it makes sense for points
-SERVES = {
-    "train": (ALL, True),
-    "eval": (ALL, True),
-    "eval_fid": (ALL, False),
-    "save_latent": (("diff", "vae"), True),
-    "train_latent_ddim": (("diff",), True),
-    "latent_quality": (("diff", "vanilla"), False),
-    "disentangle": (("diff", "vae"), False),
-    "interpolate": (ALL, False),
-    "plot_latent": (("diff", "vae"), True),
-    "save_original_img": (ALL, False),
-    "nll": (("diff", "vanilla"), True),
-    "mutual_info": (("diff",), True),
-}
 
 
 def check_served(command: Command) -> None:
     """Raise CommandError where a mode makes no sense for the model or the data."""
-    models, points = SERVES[command.mode]
-    config = command.config
-    if config.model not in models:
-        raise CommandError(f"--mode {command.mode} is for --model {' or '.join(models)}, not {config.model}")
-    if not points and registry.SPECS[config.dataset].kind == "points":
+    row, config = MODES[command.mode], command.config
+    spec = registry.SPECS[config.dataset]
+    if config.model not in row.models:
+        raise CommandError(f"--mode {command.mode} is for --model {' or '.join(row.models)}, not {config.model}")
+    if not row.points and spec.kind == "points":
         raise CommandError(f"--mode {command.mode} is for images: {config.dataset} has points")
-    if config.model == "vae" and registry.SPECS[config.dataset].gives_z:
+    if config.model == "vae" and spec.gives_z:
         raise CommandError(f"--model vae encodes, and {config.dataset} brings its own z: use --model diff or vanilla")
 
 
 def function_of(mode: str) -> Callable[[Command], None]:
     """The function behind a mode; imported here, since torch takes seconds."""
-    if mode == "train":
-        import training
+    module, name = MODES[mode].function.split(":")
+    return getattr(importlib.import_module(module), name)
 
-        return lambda command: training.train(command.config)
-    if mode == "nll":
-        from modes import nll as room
-    elif mode == "mutual_info":
-        from modes import mutual_info as room
-    elif mode in ("eval", "eval_fid", "save_original_img"):
-        from modes import samples as room
-    elif mode in ("save_latent", "train_latent_ddim", "plot_latent"):
-        from modes import latents as room
-    else:
-        from modes import reconstructions as room
-    return getattr(room, {"eval": "sample_images"}.get(mode, mode))
+
+def overview() -> str:
+    """What `python run.py` says by itself: what there is to do, in about twenty lines."""
+    modes = "\n".join(f"  {name:18} {row.about}" for name, row in MODES.items())
+    return f"""usage: python run.py --model diff|vae|vanilla --mode MODE --dataset NAME [flags]
+
+modes:
+{modes}
+
+data sets: {", ".join(registry.SPECS)}
+
+examples:
+  python run.py --mode train --dataset digits --epochs 40 --learning_rate 1e-3
+  python run.py --mode eval --dataset digits --sampler dpmpp --sampling_number 64
+
+  --mode MODE --help   the flags that a mode reads          --help all   every flag
+  --dry_run            the resolved values, and stop        README.md    what all this is"""
 
 
 def dry_run(command: Command) -> None:
@@ -91,8 +79,12 @@ def dry_run(command: Command) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; return the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv in (["--help"], ["-h"]):
+        print(overview())
+        return 0
     try:
-        command = config_module.parse(sys.argv[1:] if argv is None else argv, "run.py", registry.SPECS)
+        command = config_module.parse(argv, "run.py", registry.SPECS)
         check_served(command)
         if command.config.dry_run:
             dry_run(command)
@@ -115,7 +107,7 @@ def execute(command: Command) -> int:
     from training import Interrupted
 
     device = pick_device(command.config.device)
-    if command.mode in SHARED:
+    if MODES[command.mode].processes:
         distributed.start(device)
     elif not distributed.is_main():
         return 0

@@ -142,9 +142,9 @@ def generate(model, rng: Rng, z: Tensor | None = None, sampler: str = "ddpm", st
     steps       of the sampler; by default all of the model's schedule
     denoiser    what walks, where it is not the model's own (two-phase sampling)
     """
-    regulariser = getattr(model, "regulariser", None)
-    if z is None and regulariser is not None:
-        z = regulariser.prior(rng.at(0), regulariser.a_dim)
+    latent = getattr(model, "latent", None)
+    if z is None and latent is not None:
+        z = latent.prior(rng.at(0))
     if hasattr(model, "decode"):
         with torch.no_grad():
             return model.decode(z)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 import config as config_module
 import distributed
 import plots
-from config import Config
+from config import Command, Config
 from dataset import registry
 from experiment import (
     batches_of,
@@ -358,14 +358,15 @@ def start_or_resume(run: Run, config: Config) -> bool:
         distributed.barrier()
         return True
     record, path = found
-    config_module.refuse_other_run(config, record["config"], path)
+    stored = config_module.from_stored(record["config"], path)
+    config_module.refuse_other_run(config, stored, path)
     refuse_other_data(run, record, path)
     run.resume(record)
     if run.stepper.step >= run.total:
         distributed.say(f"{run.folder}: this run is finished ({record['epoch']} epochs, {run.stepper.step} steps); "
                         f"give a larger --epochs to extend it")
         return False
-    before = record["config"]["epochs"]
+    before = stored.epochs
     more = f", extended from {before} to {config.epochs} epochs" if before != config.epochs else ""
     distributed.say(f"{path}: going on at step {run.stepper.step} of {run.total}{more}")
     return True
@@ -394,14 +395,15 @@ def finish(run: Run, config: Config, pictures: Path) -> None:
             print(f"trained: {run.folder}/model-{math.ceil(run.total / run.epoch_steps)}.pth, log {run.metrics}")
 
 
-def train(config: Config) -> None:
+def train(command: Command) -> None:
     """Mode `train`: fit the model to the data set's training split. Leaves checkpoints, a log, grids and curves."""
+    config = command.config
     device = pick_device(config.device)
     dataset, held_out = load_data(config, "train"), load_data(config, "val")
-    if config.has_latent and config.mmd_weight > 0 and min(config.batch_size, len(dataset)) < 2:
-        raise CommandError("--batch_size 1 (or one image) has no pair for the MMD: use 2 or more, or --mmd_weight 0")
     gaussian = fit_gaussian(dataset, config.num_workers)
     model = build_fresh(config, dataset.shape, gaussian, device)
+    if config.has_latent:
+        model.latent.check_batch(min(config.batch_size, len(dataset)))
     stepper = Stepper(model, config, device)
     if config.compile:
         compile_networks(model)
@@ -424,8 +426,8 @@ def validation(model: nn.Module, held_out: registry.Dataset, config: Config, dev
     rows = range(min(len(held_out), VALIDATION_ROWS))
     values: dict[str, list[Tensor]] = {}
     for indices, x in batches_of(held_out, config.batch_size, device, rows):
-        if len(x) < 2:
-            continue  # the unbiased MMD needs a pair
+        if config.has_latent and len(x) < model.latent.smallest_batch:
+            continue
         given = None if held_out.given is None else torch.from_numpy(held_out.given[indices.numpy()]).to(device)
         for name, term in model(x, Rng(config.r_seed, indices.to(device)), given).items():
             values.setdefault(name, []).append(term.double().reshape(-1))

@@ -20,6 +20,7 @@ import config as config_module
 import distributed
 import plots
 from config import Command
+from dataset import registry
 from experiment import Trained, batches_of, find_checkpoint, load_data, open_latent, open_trained
 from models import LatentDiffusion
 from rng import Rng
@@ -53,7 +54,7 @@ def two_phase(trained: Trained) -> tuple[Callable, str]:
         return trained.model.denoise, "none: all steps are InfoDiffusion's"
     if config.guidance != 1:
         raise CommandError("--guidance is not for two-phase sampling: use --split_step T or --is_latent")
-    plain = replace(config, model="vanilla")
+    plain = config_module.normalise(replace(config, model="vanilla"), registry.SPECS)
     if config.vanilla_from:
         path = Path(config.vanilla_from)
     else:

@@ -4,4 +4,4 @@
 #   DATASET=digits A_DIM=32 STEPS=300 IMG=3 bash scripts/disentangle.sh
 # Variables: common.sh. Arguments go to run.py.
 . "$(dirname "$0")/common.sh"
-run run.py --mode disentangle --img_id "${IMG:-0}" --deterministic "${trained[@]}" "$@"
+run run.py --mode disentangle --img_id "${IMG:-0}" --deterministic "${trained[@]}" $INVERSION "$@"

@@ -5,5 +5,6 @@
 # Called again, it draws what is missing. Variables: common.sh; SAMPLING: flags of the sampler. Arguments go to run.py.
 . "$(dirname "$0")/common.sh"
 : "${LATENT=1}" "${IMAGES:=10000}"
-run run.py --mode eval_fid --split_step 500 --batch_size 256 --sampling_number "$IMAGES" ${LATENT:+--is_latent} \
-    "${trained[@]}" ${SAMPLING:-} "$@"
+phases=(--split_step 500 ${LATENT:+--is_latent})
+if [ "$MODEL" != diff ]; then phases=(); fi
+run run.py --mode eval_fid "${phases[@]}" --batch_size 256 --sampling_number "$IMAGES" "${trained[@]}" $SAMPLING "$@"

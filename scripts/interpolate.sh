@@ -4,4 +4,4 @@
 #   DATASET=digits A_DIM=32 STEPS=300 bash scripts/interpolate.sh
 # Variables: common.sh. Arguments go to run.py.
 . "$(dirname "$0")/common.sh"
-run run.py --mode interpolate --img_id ${IMG:-0 1} --deterministic "${trained[@]}" "$@"
+run run.py --mode interpolate --img_id ${IMG:-0 1} --deterministic "${trained[@]}" $INVERSION "$@"

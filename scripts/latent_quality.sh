@@ -3,4 +3,4 @@
 #   bash scripts/latent_quality.sh             DATASET=digits A_DIM=32 STEPS=300 bash scripts/latent_quality.sh --num_images 100
 # Variables: common.sh. Arguments go to run.py.
 . "$(dirname "$0")/common.sh"
-run run.py --mode latent_quality --sampling_number 16 --deterministic "${trained[@]}" "$@"
+run run.py --mode latent_quality --sampling_number 16 --deterministic "${trained[@]}" $INVERSION "$@"

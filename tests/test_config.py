@@ -8,7 +8,7 @@ import pytest
 
 import eval_disentanglement
 import train_classifier
-from config import MODES, Config, build_parser, folder, parse, refuse_other_run, to_dict, trained
+from config import MODES, Config, build_parser, folder, from_stored, parse, refuse_other_run, to_dict, trained
 from dataset import registry
 from utils import CommandError
 
@@ -66,8 +66,11 @@ def test_programs_find_an_experiment_by_the_same_flags(program):
     assert folder(parsed.config, "models") == Path("models/celeba_256d_0.1mmd")
 
 
-def test_an_unambiguous_prefix_of_save_epochs_stays_one():
+def test_of_all_abbreviations_the_published_one_is_known():
     assert config("--mode train_latent_ddim --save_epoch 10").save_epochs == 10
+    for words in ("--save_ep 10", "--learning 1e-3", "--batch 3"):
+        with pytest.raises(CommandError, match=words.split()[0]):
+            config(words)
 
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +133,12 @@ OTHER = {
 }
 
 
+OTHER_WORDS = (
+    "--model vae --kld_weight 1 --use_C", "--loss itd --logsnr_loc 1 --logsnr_clip 4", "--input_size 16 --tag b",
+    "--mode mutual_info --tau 1 2", "--mode interpolate --img_id 0 5", "--mode nll --ensemble a b --device cpu",
+)
+
+
 def test_two_models_never_share_a_folder():
     """Every flag that makes a model changes its name."""
     plain = Config()
@@ -143,8 +152,9 @@ def test_two_models_never_share_a_folder():
 
 
 def test_training_and_run_flags_leave_the_name_alone():
-    words = "--r_seed 5 --epochs 7 --batch_size 3 --learning_rate 1e-3 --sampler dpmpp --dropout 0.3 --device cpu"
+    words = "--r_seed 5 --epochs 7 --batch_size 3 --learning_rate 1e-3 --dropout 0.3 --device cpu"
     assert config(words).experiment == config().experiment
+    assert config("--mode eval --sampler dpmpp --sample_steps 9").experiment == config().experiment
 
 
 def test_sizes_typed_by_hand_that_are_the_datas_own_are_no_other_experiment():
@@ -188,7 +198,7 @@ def test_a_modes_help_shows_what_it_uses(mode, capsys):
 
 @pytest.mark.parametrize("name", [item.name for item in fields(Config) if isinstance(item.default, bool)])
 def test_boolean_flags_are_off_when_absent_and_take_no_value(name):
-    extra = " --kld_weight 1" if name == "use_C" else ""
+    extra = {"use_C": " --kld_weight 1", "is_latent": " --mode eval", "soft": " --mode nll"}.get(name, "")
     assert getattr(config(extra), name) == (name == "resume")
     assert getattr(config(f"--{name}{extra}"), name) is True
     with pytest.raises(CommandError):
@@ -210,17 +220,67 @@ def test_resuming_can_be_turned_off():
     ("--kld_weight 1 --prior 10mix", "--kld_weight"), ("--prior roll", "--prior roll"),
     ("--prior 10mix --a_dim 3", "--a_dim"), ("--use_C", "--use_C"), ("--beta1 0.5", "--beta1"),
     ("--model vae --loss itd", "--loss itd"), ("--model vanilla --z_dropout 0.1", "--z_dropout"),
-    ("--deterministic --eta 0.5", "--eta"), ("--deterministic --sampler ddpm", "--sampler"),
+    ("--mode eval --deterministic --eta 0.5", "--eta"),
+    ("--mode eval --deterministic --sampler ddpm", "--sampler"),
     ("--model diff --denoiser ddpm --init_from x", "--denoiser"), ("--model vanilla --denoiser ddpm", "--init_from"),
-    ("--init_from x", "--init_from"), ("--sample_steps 2000", "--sample_steps"),
-    ("--split_step 2000", "--split_step"), ("--tag a/b", "--tag"), ("--tag ../x", "--tag"), ("--save_minutes 0",
-                                                                                            "--save_minutes"),
+    ("--init_from x", "--init_from"), ("--mode eval --sample_steps 2000", "--sample_steps"),
+    ("--mode eval --split_step 2000", "--split_step"), ("--tag a/b", "--tag"), ("--tag ../x", "--tag"),
+    ("--save_minutes 0", "--save_minutes"),
     ("--epochs", "--epochs"), ("stray", "stray"), ("--s 5", "--s"),
 ])
 def test_wrong_flags_are_one_line_that_names_them(words, culprit):
     with pytest.raises(CommandError) as caught:
         config(words)
     assert culprit in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words, meant", [
+    ("--mode trian", "train"), ("--dataset digit", "digits"), ("--learning_rat 1", "--learning_rate"),
+    ("--mode eval --sampler dmpp", "dpmpp"), ("--model vanila", "vanilla"),
+])
+def test_a_slip_of_the_finger_gets_a_proposal(words, meant):
+    with pytest.raises(CommandError, match=f"did you mean {meant}"):
+        config(words)
+
+
+@pytest.mark.parametrize("words, culprit", [
+    ("--mode train --sampler dpmpp", "--sampler"), ("--mode eval --learning_rate 1e-3", "--learning_rate"),
+    ("--mode train --num_images 3", "--num_images"), ("--mode eval --npoints 3", "--npoints"),
+    ("--mode latent_quality --eta 0.5", "--eta"), ("--mode disentangle --split_step 3", "--split_step"),
+    ("--model vanilla --kld_weight 1", "--kld_weight"), ("--model vanilla --is_bottleneck", "--is_bottleneck"),
+    ("--model vae --schedule cosine", "--schedule"), ("--model vae --conditioning crossattn", "--conditioning"),
+    ("--C_max 3", "--C_max"), ("--logsnr_loc 1", "--logsnr_loc"),
+    ("--mmd_weight 0 --mmd_kernel scaled", "--mmd_kernel"),
+    ("--schedule cosine --beta1 1e-4", "--beta1"), ("--dataset moons --input_size 8", "--input_size"),
+    ("--dataset moons --dropout 0.2", "--dropout"), ("--mode eval --model vae --sampler ddim", "--sampler"),
+])
+def test_a_flag_without_effect_is_refused_by_name(words, culprit):
+    with pytest.raises(CommandError, match=f"{culprit} .*no effect|{culprit} has no effect"):
+        config(words)
+
+
+@pytest.mark.parametrize("changed", [
+    {"tag": "../../.."}, {"mmd_kernel": "x/y"}, {"a_dim": "32"}, {"a_dim": -1}, {"a_dim": True}, {"epochs": None},
+    {"unets_channels": 10**9}, {"tau": [0.1, "x"]}, {"tau": 3.0}, {"kld_weight": float("nan")}, {"resume": 1},
+    {"no_such_flag": 1}, {"prior": "roll"}, {"beta1": 0.5}, {"dataset": 3}, {3: 4}, None, [], "config",
+])
+def test_a_stored_config_is_held_to_what_could_be_typed(changed):
+    stored = {**to_dict(config()), **changed} if isinstance(changed, dict) else changed
+    with pytest.raises(CommandError, match=r"last\.pth"):
+        from_stored(stored, Path("last.pth"))
+
+
+@pytest.mark.parametrize("words", ["", *OTHER_WORDS])
+def test_every_config_that_can_be_typed_comes_back_from_a_checkpoint(words):
+    made = config(words)
+    assert from_stored(to_dict(made), Path("last.pth")) == made
+    assert from_stored({k: list(v) if isinstance(v, tuple) else v for k, v in to_dict(made).items()}, Path("x")) == made
+
+
+def test_a_flag_younger_than_the_checkpoint_has_its_default():
+    stored = to_dict(config("--a_dim 4"))
+    del stored["z_dropout"]
+    assert from_stored(stored, Path("last.pth")) == config("--a_dim 4")
 
 
 def test_flags_typed_by_hand_are_known():
@@ -232,14 +292,14 @@ def test_flags_typed_by_hand_are_known():
 
 
 def test_after_training_the_model_comes_from_the_checkpoint():
-    stored = to_dict(config("--unets_channels 24 --loss itd --epochs 3 --batch_size 8"))
+    stored = config("--unets_channels 24 --loss itd --epochs 3 --batch_size 8")
     call = command("--mode eval --batch_size 5")
     made = trained(call.config, call.given, stored, Path("last.pth"))
     assert (made.unets_channels, made.loss, made.batch_size) == (24, "itd", 5)
 
 
 def test_a_flag_that_contradicts_the_checkpoint_is_refused_by_name():
-    stored = to_dict(config("--a_dim 16"))
+    stored = config("--a_dim 16")
     call = command("--mode eval --a_dim 8")
     with pytest.raises(CommandError, match=r"--a_dim 8 .*last\.pth.* 16"):
         trained(call.config, call.given, stored, Path("last.pth"))
@@ -248,7 +308,7 @@ def test_a_flag_that_contradicts_the_checkpoint_is_refused_by_name():
 @pytest.mark.parametrize("words", ["--learning_rate 1e-3", "--r_seed 1", "--batch_size 8", "--dropout 0.2",
                                    "--optimizer adam", "--precision bf16", "--ema_decay 0.9"])
 def test_another_way_of_training_is_refused_by_name(words):
-    stored = to_dict(config())
+    stored = config()
     with pytest.raises(CommandError) as caught:
         refuse_other_run(config(words), stored, Path("models/x/last.pth"))
     assert words.split()[0] in str(caught.value) and "--tag" in str(caught.value)

@@ -20,7 +20,7 @@ import run
 
 HERE = Path(__file__).parent.parent
 POINTS = (
-    "--mode train --dataset line --device cpu --a_dim 2 --kld_weight 0.5 --mmd_weight 0.5 --z_dropout 0.2 --dropout 0 "
+    "--mode train --dataset line --device cpu --a_dim 2 --kld_weight 0.5 --mmd_weight 0.5 --z_dropout 0.2 "
     "--unets_channels 16 --encoder_channels 16 --batch_size 100 --diffusion_steps 10 --sampling_number 3 "
     "--learning_rate 1e-3 --max_steps 40 --lr_schedule constant"
 )

@@ -42,7 +42,7 @@ def flags(draw) -> list[str]:
             words += [draw(values(name)) for _ in range(draw(st.integers(1, 2)) if "nargs" in
                                                         FIELDS[name].metadata["options"] else 1)]
     if draw(st.booleans()):
-        words += ["--mode", draw(st.sampled_from(MODES))]
+        words += ["--mode", draw(st.sampled_from(list(MODES)))]
     return words
 
 

@@ -9,7 +9,7 @@ from config import Config
 from dataset import registry
 from diffusion import Gaussian, ITDObjective, SimpleObjective
 from models import LatentDiffusion, build_model, multipliers, parameter_count
-from regularisers import kl_to_normal, mmd
+from regularisers import bandwidth, kl_to_normal, mmd
 from rng import Rng
 from sampling import generate
 from utils import CommandError
@@ -86,7 +86,7 @@ def test_kl_and_the_prior_asked_for_stay_when_mmd_is_on(kind):
     assert terms["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
     mixed = build(model=kind, prior="10mix")
     z = mixed.encode(images())
-    expected = mmd(z, mixed.regulariser.prior(rng(), 4), mixed.regulariser.width)
+    expected = mmd(z, mixed.latent.prior(rng()), bandwidth(4, "scaled"))
     assert mixed(images(), rng())["mmd"].item() == pytest.approx(expected.item(), abs=1e-6)
     assert mixed(images(), rng())["mmd"].item() != pytest.approx(build(model=kind)(images(), rng())["mmd"].item())
 
@@ -147,11 +147,11 @@ def test_encode_is_the_mean_everywhere_and_a_sample_is_drawn_only_with_kl(kind, 
     mean, logvar = model.posterior(images())
     assert torch.equal(model.encode(images()), mean) and mean.shape == (6, 4)
     assert (logvar is None) == (kld_weight == 0)
-    draws = [model.regulariser.draw(mean, logvar, rng(seed=seed)) for seed in (0, 1)]
+    draws = [model.latent.draw(mean, logvar, rng(seed=seed)) for seed in (0, 1)]
     assert torch.equal(*draws) == (kld_weight == 0)
     if kld_weight:
         many = Rng(0, torch.arange(20_000))
-        z = model.regulariser.draw(mean[:1].expand(20_000, 4), logvar[:1].expand(20_000, 4), many)
+        z = model.latent.draw(mean[:1].expand(20_000, 4), logvar[:1].expand(20_000, 4), many)
         sd = (logvar[0] / 2).exp()
         assert ((z.mean(0) - mean[0]) / sd).abs().max() < 0.04
         assert (z.std(0) / sd - 1).abs().max() < 0.03

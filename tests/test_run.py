@@ -85,8 +85,15 @@ def test_a_mistake_is_one_line_with_nothing_written(words, culprit, in_tmp, caps
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_has_a_function_and_refuses_the_models_it_is_not_for(mode):
     assert callable(run.function_of(mode))
-    assert set(run.SERVES[mode][0]) <= {"diff", "vae", "vanilla"}
-    assert set(run.SERVES) == set(MODES)
+    assert MODES[mode].about and set(MODES[mode].models) <= {"diff", "vae", "vanilla"}
+
+
+def test_without_words_there_is_an_overview_and_nothing_is_made(in_tmp, capsys):
+    for words in ([], ["--help"]):
+        assert run.main(words) == 0
+        out = capsys.readouterr().out
+        assert all(f"  {mode} " in out for mode in MODES) and len(out.splitlines()) < 30
+    assert not files()
 
 
 @pytest.mark.parametrize("model", ["diff", "vanilla", "vae"])

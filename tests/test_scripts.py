@@ -22,7 +22,7 @@ SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 EXPERIMENTS = ("run", "eval_fid", "gen_fid", "calc_fid", "save_latent", "latent_quality", "train_classifier",
                "disentangle", "eval_disentangle", "interpolate")
 VARIABLES = ("DATASET", "MODEL", "MODE", "EPOCHS", "STEPS", "A_DIM", "MMD", "SEED", "SEEDS", "TAG", "EXTRA", "LATENT",
-             "IMAGES", "SAMPLING", "IMG", "EXTRACTOR", "PREDICTOR", "CLASSIFIER_EPOCHS", "DRY")
+             "IMAGES", "SAMPLING", "INVERSION", "TRAINING", "IMG", "EXTRACTOR", "PREDICTOR", "CLASSIFIER_EPOCHS", "DRY")
 
 
 def bash(script, *words, **variables):
@@ -67,7 +67,8 @@ def test_bash_reads_every_script(script):
 @pytest.mark.parametrize("script", EXPERIMENTS)
 def test_every_script_runs_commands_that_parse(script, in_tmp):
     for variables in ({}, {"DATASET": "digits", "A_DIM": "8", "STEPS": "5", "TAG": "a", "SEED": "3", "MMD": "0.2",
-                           "EXTRA": "--diffusion_steps 50 --split_step 25"}):
+                           "EXTRA": "--diffusion_steps 50", "SAMPLING": "--split_step 25",
+                           "INVERSION": "--sample_steps 7", "TRAINING": "--learning_rate 1e-3"}):
         for program, words in commands(script, **variables):
             parsed(program, words)
 
@@ -138,7 +139,8 @@ PUBLISHED = [
 
 @pytest.mark.parametrize("script, variables, published", PUBLISHED)
 def test_scripts_have_the_published_settings(script, variables, published, in_tmp):
-    ours, theirs = only(script, **variables), parse(published.split(), "run.py", registry.SPECS)
+    ours = only(script, **variables)
+    theirs = parsed("run.py" if "--mode " in published else "eval_disentanglement.py", published.split())
     assert (ours.mode, ours.config) == (theirs.mode, theirs.config)
 
 
@@ -261,8 +263,8 @@ def test_quick_sampler_is_held_against_the_slowest_ddpm():
 
 TINY = {
     "DATASET": "digits", "A_DIM": "4", "STEPS": "12", "IMAGES": "24", "CLASSIFIER_EPOCHS": "1", "PREDICTOR": "fast",
-    "EXTRA": "--diffusion_steps 20 --split_step 10 --sample_steps 5 --batch_size 24 --num_images 100 "
-    "--unets_channels 8 --encoder_channels 8",
+    "EXTRA": "--diffusion_steps 20 --batch_size 24 --unets_channels 8 --encoder_channels 8",
+    "SAMPLING": "--split_step 10 --sample_steps 5", "INVERSION": "--sample_steps 5",
 }
 
 
@@ -298,7 +300,7 @@ def test_the_scripts_run_for_the_vae_too(in_tmp):
                               ("interpolate", {})):
         done = bash(script, **{**TINY, "MODEL": "vae", **variables})
         assert done.returncode == 0, done.stderr[-2000:]
-    entries = json.loads((in_tmp / "results" / "vae" / "digits_4d_0.1mmd_20steps_8unet_8enc" / "fid.json").read_text())
+    entries = json.loads((in_tmp / "results" / "vae" / "digits_4d_0.1mmd_8unet_8enc" / "fid.json").read_text())
     assert [entry["count"] for entry in entries.values()] == [24]
 
 
