@@ -1,8 +1,6 @@
 """What pulls z towards a prior (InfoDiffusion, sec. 4): the priors, and the regularisers KL and MMD.
 
-A regulariser is a class with a weight among the flags (`flag`), the name under which its value is logged (`name`) and
-two functions of a batch of codes: `value`, as it is logged, and `penalty`, which is weighted into the loss. It stands
-in REGULARISERS; a weight of 0 leaves it out.
+A new regulariser is a class below Regulariser, in REGULARISERS, and its weight, a flag in config.py.
 """
 
 from __future__ import annotations
@@ -113,10 +111,34 @@ class Codes(NamedTuple):
     gather: Callable[[Tensor], Tensor]
 
 
-class KL:
+class Regulariser:
+    """A term of the loss that a batch of codes has.
+
+    flag            of its weight; a weight of 0 leaves it out
+    name            under which its value is logged
+    smallest_batch  rows that it needs
+    """
+
+    flag: str
+    name: str
+    smallest_batch = 1
+
+    def __init__(self, config: Config):
+        pass
+
+    def value(self, codes: Codes) -> Tensor:
+        """As it is logged: one value a sample [B], or one of the batch []."""
+        raise NotImplementedError
+
+    def penalty(self, value: Tensor, codes: Codes) -> Tensor:
+        """What the weight multiplies, over the batches of all processes: []"""
+        return codes.gather(value).mean()
+
+
+class KL(Regulariser):
     """KL(q(z|x) || N(0, I)); with a capacity C, |KL - C| (beta-VAE, Burgess et al. 2018, eq. 8)."""
 
-    flag, name, smallest_batch = "kld_weight", "kl", 1
+    flag, name = "kld_weight", "kl"
 
     def __init__(self, config: Config):
         self.capacity = config.C_max if config.use_C else None
@@ -126,11 +148,11 @@ class KL:
         return kl_to_normal(codes.mean, codes.logvar)
 
     def penalty(self, value: Tensor, codes: Codes) -> Tensor:
-        kl = codes.gather(value).mean()
+        kl = super().penalty(value, codes)
         return kl if self.capacity is None else (kl - self.capacity * codes.progress).abs()
 
 
-class MMD:
+class MMD(Regulariser):
     """The squared maximum mean discrepancy of q(z) and the prior, over the batches of all processes."""
 
     flag, name, smallest_batch = "mmd_weight", "mmd", 2

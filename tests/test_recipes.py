@@ -1,14 +1,19 @@
 """The recipes of the README, followed as they stand there, in a copy of what they touch or the suite (recipes.py)."""
 
 import importlib
+import json
 import sys
 import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from recipes import block, follow, python
 
+import config
+import modes
+import run
 from utils import read_json, write_npz
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +21,9 @@ ROOT = Path(__file__).parents[1]
 METRIC = block("Metric")
 DATA_SET = {"new": {"dataset/mine.py": block("Data set")},
             "edits": {"dataset/registry.py": ('"folder",', '"folder", "mine",')}}
+
+*REGULARISER, WEIGHT = block("Regulariser").splitlines(keepends=True)
+*MODE, ROW = block("Mode").splitlines(keepends=True)
 
 
 def load(monkeypatch, name, added=""):
@@ -67,3 +75,30 @@ def test_a_data_set_of_ones_own_is_trained_on(with_own_set):
              " --encoder_channels 4 --diffusion_steps 4 --device cpu --num_workers 0")
     python(with_own_set, "run.py", "--mode", "train", *flags.split())
     assert list((with_own_set / "models").rglob("model-1.pth"))
+
+
+TINY = ("--dataset digits --batch_size 8 --unets_channels 4 --encoder_channels 4 --a_dim 2 --diffusion_steps 4"
+        " --device cpu --num_workers 0")
+
+
+def test_a_new_regulariser(tmp_path):
+    suite = follow(tmp_path, new={}, edits={"config.py": ("    # How it is trained\n", WEIGHT)})
+    with open(suite / "regularisers.py", "a") as file:
+        file.write("".join(REGULARISER))
+    words = f"--mode train --epochs 1 --max_steps 1 --sampling_number 1 --l1_weight 0.5 {TINY}"
+    python(suite, "run.py", *words.split())
+    (log,) = (suite / "logs").rglob("metrics.jsonl")
+    assert log.parent.name == "digits_2d_0.1mmd_4steps_4unet_4enc_0.5l1"
+    terms = json.loads(log.read_text())["train"]
+    assert terms["loss"] == pytest.approx(terms["denoise"] + 0.1 * terms["mmd"] + 0.5 * terms["l1"], rel=1e-4)
+
+
+def test_a_new_mode(in_tmp, monkeypatch, capsys):
+    (in_tmp / "mine.py").write_text("".join(MODE))
+    monkeypatch.setattr(modes, "__path__", [*modes.__path__, str(in_tmp)])
+    monkeypatch.setitem(config.MODES, *eval(f"{{{ROW}}}", {"Mode": config.Mode}).popitem())
+    tiny.checkpoint("--dataset digits")
+    assert run.main(f"--mode mine --sampler ddim {tiny.SMALL}".split()) == 0
+    assert "(1, 8, 8)" in capsys.readouterr().out
+    assert run.main(f"--mode mine --npoints 3 {tiny.SMALL}".split()) == 2  # a flag that its row does not name
+    assert "mine" in run.overview()
