@@ -71,6 +71,26 @@ MODES = {
 PROGRAM = Mode("", "a program that finds an experiment by its flags", uses=("programs",))
 
 
+class Sampler(NamedTuple):
+    """A sampler as the flags know it; the function of the same name stands in `sampling.SAMPLERS`.
+
+    text        what it is, for the help
+    options     the flags that it takes and others do not
+    steps       where --sample_steps is not given; None: all of the schedule's
+    """
+
+    text: str
+    options: tuple[str, ...] = ()
+    steps: int | None = 20
+
+
+SAMPLERS = {
+    "ddpm": Sampler("ancestral sampling", steps=None),
+    "ddim": Sampler("DDIM", ("eta",), steps=None),
+    "dpmpp": Sampler("DPM-Solver++(2M)"),
+}
+
+
 class Need(NamedTuple):
     """What a flag needs to have an effect: in words, and as a test of the config and the data set's Spec."""
 
@@ -88,6 +108,7 @@ KL = Need("--kld_weight above 0", lambda config, spec: config.has_latent and con
 CAPACITY = Need("--use_C", lambda config, spec: config.use_C)
 MMD = Need("--mmd_weight above 0", lambda config, spec: config.has_latent and config.mmd_weight > 0)
 ITD = Need("--loss itd", lambda config, spec: config.loss == "itd")
+ETA = Need("--sampler ddim", lambda config, spec: config.model != "vae" and "eta" in config.sampler_used.options)
 LINEAR = Need("--schedule linear", lambda config, spec: config.model != "vae" and config.schedule == "linear")
 FOREIGN = Need("--denoiser ddpm or iddpm", lambda config, spec: config.denoiser in ("ddpm", "iddpm"))
 
@@ -225,14 +246,15 @@ class Config:
     # Sampling
     sampling_number: int = flag(16, "how many images", modes=("sampling", "training", "latent_quality"), anywhere=True,
                                 type=integer(1))
-    sampler: str = flag("ddpm", "sampler", modes=("sampling",), needs=DIFFUSION, choices=("ddpm", "ddim", "dpmpp"))
+    sampler: str = flag("ddpm", "; ".join(f"{name}: {own.text}" for name, own in SAMPLERS.items()),
+                        modes=("sampling",), needs=DIFFUSION, choices=tuple(SAMPLERS))
     deterministic: bool = flag(False, "DDIM with eta = 0, exactly", modes=("sampling",), anywhere=True)
     sample_steps: int | None = flag(None, "steps of the sampler", modes=("sampling", "inversion"), needs=DIFFUSION,
                                     unset="--diffusion_steps; 20 with dpmpp; 50 where images are inverted",
                                     type=integer(2))
     spacing: str = flag("time", "sampler steps uniform in time or in log-SNR", modes=("sampling", "inversion"),
                         needs=DIFFUSION, choices=("time", "logsnr"))
-    eta: float = flag(0.0, "noise of DDIM, 0 to 1", modes=("sampling",), needs=DIFFUSION, type=number(0, 1))
+    eta: float = flag(0.0, "noise of DDIM, 0 to 1", modes=("sampling",), needs=ETA, type=number(0, 1))
     guidance: float = flag(1.0, "classifier-free guidance w: 1 is none; needs --z_dropout in training",
                            modes=("sampling",), needs=DIFFUSION_OF_Z, type=number(0))
     split_step: int = flag(500, "two-phase sampling: steps left to InfoDiffusion after plain diffusion",
@@ -275,6 +297,11 @@ class Config:
     def experiment(self) -> str:
         """The experiment's name: a path below each root that says what the model is."""
         return _experiment(self)
+
+    @property
+    def sampler_used(self) -> Sampler:
+        """What the flags know of the sampler: --deterministic names DDIM."""
+        return SAMPLERS["ddim" if self.deterministic else self.sampler]
 
     @property
     def has_latent(self) -> bool:

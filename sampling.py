@@ -1,7 +1,13 @@
-"""Walks between noise and data. Each sampler is a function of a denoiser, a starting point and a grid of log-SNRs.
+"""From noise to data and back. A sampler is a function of a denoiser, a starting point and a grid of log-SNRs:
 
-A grid runs from noise to data, [steps + 1], and ends in +inf, clean data, where no denoiser is called
-(`diffusion.Schedule.grid`). Noise comes from a `Noise`: sample i does not depend on the batch it is drawn in.
+    x = SAMPLERS[name](denoiser, x, grid, z, rng, on_step)          [B, *shape] -> [B, *shape]
+
+grid        [steps + 1], from noise to data; ends in +inf, clean data, where no denoiser is called (`Schedule.grid`)
+z           what the denoiser is conditioned on, or None
+rng         of the samplers that draw noise: sample i does not depend on the batch that it is drawn in
+on_step     called after every step, for a progress bar
+
+A sampler's options (eta) are keywords with defaults; `config.SAMPLERS` has what the flags know of each.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ from torch import Tensor
 
 from diffusion import predict_x
 from rng import Rng
+from utils import CommandError
 
 Denoiser = Callable[..., Tensor]
 
@@ -29,14 +36,14 @@ def _level(x: Tensor, a: float) -> Tensor:
     return torch.full((len(x),), a, device=x.device)
 
 
-@torch.no_grad()
-def ddim(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, eta: float = 0.0,
-         rng: Rng | None = None, on_step: Callable[[], None] = lambda: None) -> Tensor:
-    """DDIM (Song et al. 2021, eq. 12), from x at grid[0] to clean data. [B, *shape] -> [B, *shape]
+def silent() -> None:
+    """What is called after every step where there is no progress bar."""
 
-    eta     0: deterministic, `noise` unused; 1: the ancestral sampler of DDPM
-    on_step called after every step, for a progress bar
-    """
+
+@torch.no_grad()
+def ddim(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, rng: Rng | None = None,
+         on_step: Callable[[], None] = silent, eta: float = 0.0) -> Tensor:
+    """DDIM (Song et al. 2021, eq. 12); eta 0: deterministic; 1: the ancestral sampler of DDPM."""
     levels = grid.tolist()
     for step, (a, b) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
         logsnr = _level(x, a)
@@ -59,14 +66,14 @@ def _ancestral_deviation(a: float, b: float) -> float:
 
 
 def ddpm(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, rng: Rng | None = None,
-         on_step: Callable[[], None] = lambda: None) -> Tensor:
+         on_step: Callable[[], None] = silent) -> Tensor:
     """Ancestral sampling (DDPM, algorithm 2, posterior variance), which is DDIM with eta = 1."""
-    return ddim(denoiser, x, grid, z, 1.0, rng, on_step)
+    return ddim(denoiser, x, grid, z, rng, on_step, eta=1.0)
 
 
 @torch.no_grad()
-def dpmpp(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None,
-          on_step: Callable[[], None] = lambda: None) -> Tensor:
+def dpmpp(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, rng: Rng | None = None,
+          on_step: Callable[[], None] = silent) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second-order multistep in half log-SNR, deterministic."""
     levels, before, h_before = grid.tolist(), None, None
     for a, b in zip(levels[:-1], levels[1:], strict=True):
@@ -84,9 +91,12 @@ def dpmpp(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None,
     return x
 
 
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp": dpmpp}
+
+
 @torch.no_grad()
 def ddim_invert(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, iterations: int = 3,
-                on_step: Callable[[], None] = lambda: None) -> Tensor:
+                on_step: Callable[[], None] = silent) -> Tensor:
     """The x at grid[0] from which deterministic DDIM over the same grid arrives at `x`. [B, *shape] -> [B, *shape]
 
     Solves every step backwards. Its noise estimate is wanted at the arrival level, which is not known yet, hence
@@ -124,23 +134,26 @@ def guided(denoiser: Denoiser, weight: float) -> Denoiser:
 
 
 def sample(sampler: str, denoiser: Denoiser, rng: Rng, shape: tuple[int, ...], grid: Tensor,
-           z: Tensor | None = None, eta: float = 0.0,
-           on_step: Callable[[], None] = lambda: None) -> Tensor:
-    """Draw the samples that `noise` numbers, from their own x_T, with 'ddpm', 'ddim' or 'dpmpp'. -> [B, *shape]"""
+           z: Tensor | None = None, on_step: Callable[[], None] = silent, **options: float) -> Tensor:
+    """Draw the samples that `rng` numbers, from their own x_T, with a sampler of SAMPLERS. -> [B, *shape]
+
+    options     eta, where the sampler takes it. Raises CommandError for an unknown sampler.
+    """
+    if sampler not in SAMPLERS:
+        raise CommandError(f"unknown sampler '{sampler}' (known: {', '.join(SAMPLERS)})")
     x = rng.at(0).normal("x_T", *shape)
-    if sampler == "dpmpp":
-        return dpmpp(denoiser, x, grid, z, on_step)
-    return ddim(denoiser, x, grid, z, 1.0 if sampler == "ddpm" else eta, rng, on_step)
+    return SAMPLERS[sampler](denoiser, x, grid, z, rng, on_step, **options)
 
 
 def generate(model, rng: Rng, z: Tensor | None = None, sampler: str = "ddpm", steps: int | None = None,
-             spacing: str = "time", eta: float = 0.0, guidance: float = 1.0,
-             denoiser: Denoiser | None = None, on_step: Callable[[], None] = lambda: None) -> Tensor:
-    """Samples of any model of models.py, for the numbered samples of `noise`. -> [B, *shape]
+             spacing: str = "time", guidance: float = 1.0, denoiser: Denoiser | None = None,
+             on_step: Callable[[], None] = silent, **options: float) -> Tensor:
+    """Samples of any model of models.py, for the numbered samples of `rng`. -> [B, *shape]
 
     z           what the samples are conditioned on; by default each sample's draw from the model's prior
     steps       of the sampler; by default all of the model's schedule
-    denoiser    what walks, where it is not the model's own (two-phase sampling)
+    denoiser    in place of the model's own (two-phase sampling)
+    options     of the sampler: eta
     """
     latent = getattr(model, "latent", None)
     if z is None and latent is not None:
@@ -150,4 +163,4 @@ def generate(model, rng: Rng, z: Tensor | None = None, sampler: str = "ddpm", st
             return model.decode(z)
     denoiser = denoiser or (model.denoise if guidance == 1 else guided(model.denoise, guidance))
     grid = model.grid(steps or model.schedule.steps, spacing)
-    return sample(sampler, denoiser, rng, model.shape, grid, z, eta, on_step)
+    return sample(sampler, denoiser, rng, model.shape, grid, z, on_step, **options)

@@ -35,13 +35,14 @@ def sampler_settings(trained: Trained) -> dict:
     """The arguments of `sampling.generate` that come from flags."""
     config = trained.config
     sampler = "ddim" if config.deterministic else config.sampler
-    steps = config.sample_steps or (min(20, config.diffusion_steps) if sampler == "dpmpp" else config.diffusion_steps)
+    own = config_module.SAMPLERS[sampler]
+    steps = config.sample_steps or min(own.steps or config.diffusion_steps, config.diffusion_steps)
     if config.guidance != 1 and config.model == "diff" and not trained.model.has_unconditional:
         raise CommandError("--guidance needs a model trained with --z_dropout: this one has no unconditional branch")
     if config.guidance != 1 and config.model != "diff":
         raise CommandError(f"--guidance steers towards a z: --model diff, not {config.model}")
-    return {"sampler": sampler, "steps": steps, "spacing": config.spacing, "eta": config.eta,
-            "guidance": config.guidance}
+    options = {name: getattr(config, name) for name in own.options}
+    return {"sampler": sampler, "steps": steps, "spacing": config.spacing, "guidance": config.guidance, **options}
 
 
 def two_phase(trained: Trained) -> tuple[Callable, str]:
@@ -72,8 +73,8 @@ def two_phase(trained: Trained) -> tuple[Callable, str]:
 
 def draw_latents(latent: LatentDiffusion, rng: Rng, settings: dict) -> Tensor:
     """z from the latent diffusion, standardisation undone. -> [B, a_dim]"""
-    steps = min(settings["steps"], latent.schedule.steps)
-    return latent.to_latents(generate(latent, rng.fork("latent"), sampler=settings["sampler"], steps=steps))
+    own = {"steps": min(settings["steps"], latent.schedule.steps), "guidance": 1.0}
+    return latent.to_latents(generate(latent, rng.fork("latent"), **{**settings, **own}))
 
 
 def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Rng], Tensor], dict]:

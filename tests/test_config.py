@@ -222,6 +222,7 @@ def test_resuming_can_be_turned_off():
     ("--model vae --loss itd", "--loss itd"), ("--model vanilla --z_dropout 0.1", "--z_dropout"),
     ("--mode eval --deterministic --eta 0.5", "--eta"),
     ("--mode eval --deterministic --sampler ddpm", "--sampler"),
+    ("--mode eval --sampler dpmpp --eta 0.5", "--sampler ddim"), ("--mode eval --eta 0.5", "--sampler ddim"),
     ("--model diff --denoiser ddpm --init_from x", "--denoiser"), ("--model vanilla --denoiser ddpm", "--init_from"),
     ("--init_from x", "--init_from"), ("--mode eval --sample_steps 2000", "--sample_steps"),
     ("--mode eval --split_step 2000", "--split_step"), ("--tag a/b", "--tag"), ("--tag ../x", "--tag"),

@@ -24,6 +24,13 @@ DATA_SET = {"new": {"dataset/mine.py": block("Data set")},
 
 *REGULARISER, WEIGHT = block("Regulariser").splitlines(keepends=True)
 *MODE, ROW = block("Mode").splitlines(keepends=True)
+# A line of config.SAMPLERS, and at the end of sampling.py:
+SAMPLER_NAME = '    "mean": Sampler("the denoiser\'s mean at the first level"),\n'
+SAMPLER = '''
+def mean(denoiser, x, grid, z=None, rng=None, on_step=silent):
+    return predict_x(x, _level(x, grid[0].item()), denoiser(x, _level(x, grid[0].item()), z))
+SAMPLERS["mean"] = mean
+'''
 
 
 def load(monkeypatch, name, added=""):
@@ -102,3 +109,17 @@ def test_a_new_mode(in_tmp, monkeypatch, capsys):
     assert "(1, 8, 8)" in capsys.readouterr().out
     assert run.main(f"--mode mine --npoints 3 {tiny.SMALL}".split()) == 2  # a flag that its row does not name
     assert "mine" in run.overview()
+
+
+def test_a_new_sampler(tmp_path):
+    names = 'SAMPLERS = {\n'
+    end = (ROOT / "sampling.py").read_text().splitlines(keepends=True)[-1]
+    suite = follow(tmp_path, {}, {"config.py": (names, names + SAMPLER_NAME), "sampling.py": (end, end + SAMPLER)})
+    program = ("import torch, config, sampling; from dataset import registry; from rng import Rng; import diffusion;"
+               "made = config.parse(['--mode', 'eval', '--sampler', 'mean'], 'run.py', registry.SPECS).config;"
+               "grid = diffusion.linear_schedule(1e-3, 0.2, 60).grid(5); calls = [];"
+               "zero = lambda x, logsnr, z=None: calls.append(1) or torch.zeros_like(x);"
+               "x = sampling.sample(made.sampler, zero, Rng(0, torch.arange(7)), (3,), grid);"
+               "print(tuple(x.shape), len(calls))")
+    assert python(suite, "-c", program).strip() == "(7, 3) 1"
+    assert "mean: the denoiser's mean" in python(suite, "run.py", "--mode", "eval", "--help")

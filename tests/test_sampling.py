@@ -1,5 +1,6 @@
 """Samplers against closed forms and against diffusers' schedulers on the same noise estimates."""
 
+import inspect
 import math
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 from oracles import FiniteSetDenoiser, GaussianDenoiser, MixtureDenoiser
 
+import config
 from diffusion import linear_schedule
 from rng import Rng
-from sampling import ddim, ddim_invert, ddpm, dpmpp, generate, guided, sample, switch
+from sampling import SAMPLERS, ddim, ddim_invert, ddpm, dpmpp, generate, guided, sample, switch
+from utils import CommandError
 
 T = 60
 SCHEDULE = linear_schedule(1e-3, 0.2, T)
@@ -97,7 +100,7 @@ def test_dpm_solver_agrees_with_diffusers(diffusers, steps):
 # Closed forms
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_draws_from_the_law_of_its_denoiser(name):
     gaussian = GaussianDenoiser([1.0, -0.5], torch.tensor([[0.5, 0.2], [0.2, 0.3]]))
     schedule = linear_schedule(1e-4, 0.1, 200)
@@ -106,7 +109,7 @@ def test_every_sampler_draws_from_the_law_of_its_denoiser(name):
     assert (torch.cov(x.T) - gaussian.covariances[0]).abs().max() < 0.04
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_of_a_finite_set_are_its_points(name):
     points = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, -1.0]])
     x = sample(name, FiniteSetDenoiser(points), Rng(0, torch.arange(600)), (2,), SCHEDULE.grid(40))
@@ -168,7 +171,7 @@ def test_the_inverse_of_noise_is_about_standard_normal():
 # What is called, when and with what
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp"])
+@pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("steps", [5, T])
 def test_a_sampler_calls_its_denoiser_once_a_step_and_never_on_clean_data(name, steps):
     counting, ticks = Counting(), []
@@ -200,15 +203,29 @@ def test_deterministic_sampling_adds_no_noise():
     assert not torch.equal(*noisy)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sample_does_not_depend_on_the_batch_it_is_drawn_in(name):
     def draw(rows):
-        return sample(name, MIXTURE, Rng(3, rows), (3,), SCHEDULE.grid(15), eta=0.5)
+        options = {"eta": 0.5} if "eta" in config.SAMPLERS[name].options else {}
+        return sample(name, MIXTURE, Rng(3, rows), (3,), SCHEDULE.grid(15), **options)
 
     whole = draw(torch.arange(9))
     parts = torch.cat([draw(rows) for rows in torch.arange(9).split(4)])
     assert torch.allclose(whole, parts, atol=1e-6)
     assert len(whole.unique(dim=0)) == 9
+
+
+def test_flags_and_functions_know_the_same_samplers():
+    assert list(config.SAMPLERS) == list(SAMPLERS)
+    for name, function in SAMPLERS.items():
+        first, *others = inspect.signature(function).parameters
+        assert [first, *others[:5]] == ["denoiser", "x", "grid", "z", "rng", "on_step"]
+        assert tuple(others[5:]) == config.SAMPLERS[name].options
+
+
+def test_an_unknown_sampler_is_refused():
+    with pytest.raises(CommandError, match="unknown sampler 'euler' .known: ddpm, ddim"):
+        sample("euler", MIXTURE, Rng(0, torch.arange(2)), (3,), SCHEDULE.grid(5))
 
 
 def test_guidance_extrapolates_from_the_unconditional_noise():
