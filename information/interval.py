@@ -1,0 +1,377 @@
+"""An interval that contains I(x; z), from codes alone: no denoiser, seconds.
+
+z has a known distribution given x: a normal (a stochastic encoder; a deterministic one with noise of deviation tau) or
+a symmetric channel over classes. With q(z|x) known, H(z|x) is exact and what is bounded is the law of z:
+
+    lower   mean log [ q(z_i|x_i) / (1/N sum_j q(z_i|x_j)) ], row i among the N: never much above log N
+            (InfoNCE with the exact critic: van den Oord et al. 2018; Poole et al. 2019, eq. 13)
+    upper   the least of
+            left-out    the same with all rows but i, those of other splits among them (Poole et al. 2019, eq. 11)
+            mixture     cross-entropy of z under a density fitted to other rows, minus H(z|x): a Gaussian mixture, its
+                        size chosen on validation rows; for classes, smoothed `frequencies`
+            capacity    the same with one Gaussian of the other rows' moments, integrated exactly; for classes, of the
+                        symmetric channel
+            rate        E KL(q(z|x) || p(z)) (Alemi et al. 2018)
+
+All are bounds in expectation over (x, z), whatever the encoder; the interval is [lower - 2 SE, upper + 2 SE].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from information.likelihood import Mean, average
+from rng import Rng
+
+SATURATION = 1.0  # nats below log N within which the lower bound says little
+PAIRS = 1 << 22  # pairs of rows compared at once
+SIZES = (1, 2, 4, 8, 16, 32)  # components of a Gaussian mixture
+FITTED_ROWS = 10_000  # draws that a mixture is fitted to
+
+
+@dataclass(frozen=True)
+class Normals:
+    """N rows of a normal q(z|x_i) = N(mean_i, diag e^logvar_i) and one draw of each; [N, d] float64 three times."""
+
+    mean: Tensor
+    logvar: Tensor
+    z: Tensor
+
+    @classmethod
+    def draw(cls, mean: Tensor, logvar: Tensor, seed: int, stream: str = "z") -> Normals:
+        """mean [N, d]; logvar [N, d] or [d]. z is a function of (seed, row, stream)."""
+        mean = mean.double()
+        logvar = logvar.double().expand_as(mean)
+        noise = Rng(seed, torch.arange(len(mean), device=mean.device)).normal(stream, mean.shape[1])
+        return cls(mean, logvar, mean + (logvar / 2).exp() * noise)
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def entry(self, d: int) -> Normals:
+        """One entry of z alone."""
+        return Normals(*(part[:, d : d + 1] for part in (self.mean, self.logvar, self.z)))
+
+    def rows(self, rows) -> Normals:
+        return Normals(self.mean[rows], self.logvar[rows], self.z[rows])
+
+    def log_conditional(self) -> Tensor:
+        """log q(z_i|x_i). [N]"""
+        scaled = (self.z - self.mean) * (-self.logvar / 2).exp()
+        return -0.5 * (scaled.square() + self.logvar + math.log(2 * math.pi)).sum(1)
+
+    def entropy(self) -> Tensor:
+        """H(z|x_i). [N]"""
+        return 0.5 * (self.logvar + math.log(2 * math.pi * math.e)).sum(1)
+
+    def log_pairs(self, others: Normals | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """(rows [B], log q(z_i|x_j) [B, M]) for all rows i, j being all of the M others (these rows themselves)."""
+        others = others or self
+        precision = (-others.logvar).exp()
+        centre = others.mean.mean(0)  # keeps the squares below small
+        mean, z = others.mean - centre, self.z - centre
+        constant = (mean.square() * precision + others.logvar + math.log(2 * math.pi)).sum(1)
+        for rows in _chunks(self, others):
+            yield rows, z[rows] @ (precision * mean).T - 0.5 * (z[rows].square() @ precision.T + constant)
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """N rows of classes sent through symmetric channels: right with probability 1 - error, else evenly any other.
+
+    sent, z     [N, K] int64: what x determines, and what came out of the channel
+    sizes       K numbers of values
+    error       of every channel; `independent` z are those of another row, and say nothing about x
+    """
+
+    sent: Tensor
+    z: Tensor
+    sizes: tuple[int, ...]
+    error: float = 0.0
+    independent: bool = False
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def rows(self, rows) -> Symbols:
+        return replace(self, sent=self.sent[rows], z=self.z[rows])
+
+    def _log(self, same: Tensor) -> Tensor:
+        """log q(z|x) from what agrees. [..., K] bool -> [...]"""
+        if self.independent:
+            return torch.full(same.shape[:-1], -sum(map(math.log, self.sizes)), dtype=torch.float64)
+        right = math.log(1 - self.error) if self.error < 1 else -math.inf
+        others = torch.tensor([math.log(self.error / (size - 1)) if self.error > 0 and size > 1 else -math.inf
+                               for size in self.sizes], dtype=torch.float64, device=same.device)
+        return torch.where(same, torch.full_like(others, right), others).sum(-1)
+
+    def log_conditional(self) -> Tensor:
+        return self._log(self.z == self.sent)
+
+    def entropy(self) -> Tensor:
+        """H(z|x_i), the same for all rows. [N]"""
+        nats = sum(map(math.log, self.sizes)) if self.independent else sum(
+            channel_entropy(size, self.error) for size in self.sizes)
+        return torch.full((len(self),), nats, dtype=torch.float64, device=self.z.device)
+
+    def log_pairs(self, others: Symbols | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        others = others or self
+        for rows in _chunks(self, others):
+            yield rows, self._log(self.z[rows, None] == others.sent)
+
+    @property
+    def capacity(self) -> float:
+        """log m - H(z|x) of each channel, summed: I(x; z) itself where what is sent is uniform."""
+        return 0.0 if self.independent else sum(
+            math.log(size) - channel_entropy(size, self.error) for size in self.sizes)
+
+
+def channel_entropy(size: int, error: float) -> float:
+    """H(z|x) of a symmetric channel over `size` values: H_b(e) + e log(size - 1), in nats."""
+    inside = [p * math.log(p) for p in (error, 1 - error) if p > 0]
+    return -sum(inside) + (error * math.log(size - 1) if size > 1 and error > 0 else 0.0)
+
+
+Rows = Normals | Symbols
+
+
+def _chunks(rows: Rows, others: Rows) -> tuple[Tensor, ...]:
+    return torch.arange(len(rows), device=rows.z.device).split(max(1, PAIRS // len(others)))
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """I(x; z) lies in [lower - 2 SE, upper + 2 SE].
+
+    bounds      every upper bound by its name; `upper_by` names the least
+    chosen_on   the rows on which the mixture's size was chosen, None where none was fitted
+    """
+
+    lower: Mean
+    bounds: dict[str, Mean]
+    count: int
+    chosen_on: str | None = None
+    components: int | None = None
+
+    @property
+    def upper_by(self) -> str:
+        return min(self.bounds, key=lambda name: self.bounds[name].mean + 2 * self.bounds[name].se)
+
+    @property
+    def upper(self) -> Mean:
+        return self.bounds[self.upper_by]
+
+    @property
+    def log_n(self) -> float:
+        return math.log(self.count)
+
+    @property
+    def saturated(self) -> bool:
+        return self.lower.mean > self.log_n - SATURATION
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval: information is never negative."""
+        return max(0.0, self.lower.mean - 2 * self.lower.se), self.upper.mean + 2 * self.upper.se
+
+    def record(self) -> dict:
+        """As it stands in a result file."""
+        return {
+            "lower": self.lower.mean, "lower_se": self.lower.se, "saturated": self.saturated, "log_n": self.log_n,
+            "upper": self.upper.mean, "upper_se": self.upper.se, "upper_by": self.upper_by, "interval": self.ends,
+            "chosen_on": self.chosen_on, "components": self.components, "rows": self.count,
+            "upper_bounds": {name: bound._asdict() for name, bound in self.bounds.items()},
+        }
+
+    def text(self) -> str:
+        """One line for a person."""
+        low, high = self.ends
+        note = ", saturated: the lower end says little" if self.saturated else ""
+        return f"{low:.2f} .. {high:.2f} nats (log N {self.log_n:.2f}{note}; upper end by {self.upper_by})"
+
+
+def bracket(measured: Rows, fit: Rows | None = None, choose: Rows | None = None, *, rate: bool = False,
+            chosen_on: str | None = "val", seed: int = 0) -> Bracket:
+    """The interval of I(x; z).
+
+    measured    the rows that I is an average over, at least two
+    fit         other rows of the same law, which mixture and capacity are fitted to
+    choose      rows apart from both, on which the size of the mixture is chosen
+    rate        add E KL(q(z|x) || N(0, I)), normals only
+    """
+    noise = measured.log_conditional() + measured.entropy()  # of mean zero given x
+    included, left_out = against_others(measured, fit)
+    bounds = {"left-out": controlled(left_out, noise)}
+    components = None
+    if rate:
+        from regularisers import kl_to_normal
+
+        bounds["rate"] = average(kl_to_normal(measured.mean, measured.logvar))
+    if isinstance(measured, Symbols):
+        bounds["capacity"] = Mean(measured.capacity, 0.0)
+        if fit is not None and not measured.independent:
+            bounds["frequencies"] = controlled(-measured.entropy() - log_frequencies(measured, fit), noise)
+    elif fit is not None:
+        bounds["capacity"] = capacity(measured, fit)
+        mixture, components = fit_mixture(fit, choose if choose is not None else fit, seed)
+        bounds["mixture"] = controlled(-measured.entropy() - mixture(measured.z), noise)
+    bounds = {name: bound for name, bound in bounds.items() if math.isfinite(bound.mean)}
+    return Bracket(controlled(included, noise), bounds, len(measured), chosen_on if components else None, components)
+
+
+def controlled(values: Tensor, noise: Tensor) -> Mean:
+    """The mean of [N] values with [N] `noise` of mean zero as control variate (Owen 2013, sec. 8.9)."""
+    centred = noise - noise.mean()
+    variance = centred.square().sum()
+    if not (variance > 0 and torch.isfinite(values).all()):
+        return average(values)
+    return average(values - (centred @ (values - values.mean()) / variance) * noise)
+
+
+def against_others(rows: Rows, more: Rows | None = None) -> tuple[Tensor, Tensor]:
+    """log q(z_i|x_i) - log mean_j q(z_i|x_j), row i among the j; and left out, `more` rows beside. -> [N] twice"""
+    mine, count = rows.log_conditional(), len(rows)
+    included, left_out = [], []
+    for own, logs in rows.log_pairs():
+        included.append(torch.logsumexp(logs, 1) - math.log(count))
+        logs[torch.arange(len(own), device=own.device), own] = -math.inf
+        left_out.append(torch.logsumexp(logs, 1))
+    rest = torch.cat(left_out)
+    if more is not None:
+        rest = torch.logaddexp(rest, torch.cat([torch.logsumexp(logs, 1) for _, logs in rows.log_pairs(more)]))
+        count += len(more)
+    return mine - torch.cat(included), mine - rest + math.log(count - 1)
+
+
+def exact(rows: Rows, population: Rows) -> Mean:
+    """I(x; z) itself where x is uniform over a finite population whose q(z|x) are all known.
+
+    rows    drawn from the population, with their z
+    """
+    mixed = torch.cat([torch.logsumexp(logs, 1) for _, logs in rows.log_pairs(population)])
+    noise = rows.log_conditional() + rows.entropy()
+    return controlled(rows.log_conditional() - mixed + math.log(len(population)), noise)
+
+
+def capacity(measured: Normals, fit: Normals) -> Mean:
+    """Cross-entropy of z under the Gaussian of the other rows' moments, minus H(z|x), integrated over the noise.
+
+    With moments known it is 1/2 log det(I + Sigma / tau^2), the Gaussian channel's capacity (Cover & Thomas 2006,
+    sec. 9.4); with estimated ones it remains a bound, being held out.
+    """
+    variances = fit.logvar.exp().mean(0)
+    centred = fit.mean - fit.mean.mean(0)
+    covariance = centred.T @ centred / len(centred) + torch.diag(variances)
+    inverse = torch.linalg.inv(covariance)
+    offset = measured.mean - fit.mean.mean(0)
+    squares = ((offset @ inverse) * offset).sum(1) + measured.logvar.exp() @ inverse.diagonal()
+    dimensions = measured.z.shape[1]
+    crossed = 0.5 * (torch.logdet(covariance) + dimensions * math.log(2 * math.pi) + squares)
+    return average(crossed - measured.entropy())
+
+
+def fit_mixture(fit: Normals, choose: Normals, seed: int = 0):
+    """A Gaussian mixture of z: (log density [N, d] -> [N], number of components), the size chosen on other rows.
+
+    Few rows are used several times, with fresh noise.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    copies = max(1, min(8, FITTED_ROWS // len(fit)))
+    draws = torch.cat([Normals.draw(fit.mean, fit.logvar, seed, f"copy {k}").z for k in range(copies)])[:FITTED_ROWS]
+    centre, deviation = draws.mean(0), draws.std(0).clamp(min=1e-12)
+    scaled, others = (((z - centre) / deviation).cpu().numpy() for z in (draws, choose.z))
+    best, worse = None, 0
+    for size in SIZES:
+        if len(scaled) < 2 * size or worse == 2:
+            break
+        mixture = GaussianMixture(size, reg_covar=1e-4, tol=1e-3, max_iter=100, random_state=seed)
+        mixture.fit(scaled)
+        score = mixture.score(others)
+        worse = worse + 1 if best and score <= best[0] else 0
+        if best is None or score > best[0]:
+            best = score, mixture, size
+    _, mixture, size = best
+
+    def log_density(z: Tensor) -> Tensor:
+        scaled = ((z - centre) / deviation).cpu().numpy()
+        return torch.from_numpy(mixture.score_samples(scaled)).to(z.device) - deviation.log().sum()
+
+    return log_density, size
+
+
+def log_frequencies(measured: Symbols, fit: Symbols) -> Tensor:
+    """log of the smoothed frequency of each measured z among other rows (Laplace: one more of each value). -> [N]"""
+    values = int(np.prod(measured.sizes))
+    number = np.ravel_multi_index(fit.z.T.cpu().numpy(), measured.sizes)
+    wanted = np.ravel_multi_index(measured.z.T.cpu().numpy(), measured.sizes)
+    seen = np.bincount(number, minlength=values)[wanted]
+    return torch.from_numpy(np.log((seen + 1) / (len(number) + values))).to(measured.z.device)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One entry of z at a time, and the factors behind it
+
+ENTRY_ROWS = 2_000  # rows that suffice for one entry: it seldom carries more than three nats
+
+
+def of_entries(rows: Normals, fit: Normals | None = None) -> list[Bracket]:
+    """The interval of I(x; z_d) for every entry d of z, from the first rows."""
+    rows = rows.rows(slice(ENTRY_ROWS))
+    return [entry_bracket(rows.entry(d), fit.entry(d) if fit else None) for d in range(rows.z.shape[1])]
+
+
+def entry_bracket(entry: Normals, fit: Normals | None) -> Bracket:
+    noise = entry.log_conditional() + entry.entropy()
+    included, left_out = against_others(entry)
+    bounds = {"left-out": controlled(left_out, noise)}
+    if fit is not None:
+        bounds["capacity"] = capacity(entry, fit)
+    return Bracket(controlled(included, noise), bounds, len(entry))
+
+
+def with_labels(rows: Normals, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Bounds of I(z_d; label_k) for every entry and label, [d, K] each: lower, lower_se, upper, upper_se.
+
+    labels  [N, K] int64, functions of x
+
+    I(z; f) = E log q(z|f) / q(z), both laws sums of q(z|x_j) over rows; row i is left out of the first and kept in the
+    second for the lower bound, and the reverse for the upper (the bounds of I(x; z) minus those of I(x; z | f)).
+    """
+    rows, labels = rows.rows(slice(ENTRY_ROWS)), torch.from_numpy(np.asarray(labels)[:ENTRY_ROWS]).to(rows.z.device)
+    names = ("lower", "lower_se", "upper", "upper_se")
+    found = {name: np.zeros((rows.z.shape[1], labels.shape[1])) for name in names}
+    members = [torch.nn.functional.one_hot(column).double() for column in labels.T]
+    for d in range(rows.z.shape[1]):
+        parts = [_label_terms(own, logs, members) for own, logs in rows.entry(d).log_pairs()]
+        low, high = (torch.cat([part[side] for part in parts]) for side in (0, 1))  # [N, K]
+        for k in range(labels.shape[1]):
+            (found["lower"][d, k], found["lower_se"][d, k]) = average(low[:, k])
+            (found["upper"][d, k], found["upper_se"][d, k]) = average(high[:, k])
+    return found
+
+
+def _label_terms(own: Tensor, logs: Tensor, members: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Lower and upper terms of rows `own` [B] from log q(z_i|x_j) [B, N] and one-hot labels [N, C]. -> [B, K] twice"""
+    count = logs.shape[1]
+    weight = (logs - logs.max(1, keepdim=True).values).exp()  # [B, N]
+    mine = weight[torch.arange(len(own), device=own.device), own]
+    total = weight.sum(1)
+    tiny = torch.finfo(torch.float64).tiny
+    with_own = (total / count).log()
+    without = ((total - mine).clamp(min=tiny) / (count - 1)).log()
+    low, high = [], []
+    for member in members:
+        label = member[own].argmax(1)
+        inside = (weight @ member)[torch.arange(len(own), device=own.device), label]
+        size = member.sum(0)[label]
+        alone = (inside - mine).clamp(min=tiny) / (size - 1).clamp(min=1)
+        low.append(alone.log() - with_own)
+        high.append((inside / size).log() - without)
+    return torch.stack(low, 1), torch.stack(high, 1)
