@@ -65,7 +65,7 @@ MODES = {
                               uses=("split",), points=False),
     "nll": Mode("modes.nll:nll", "measure the likelihood, by every bound", ("diff", "vanilla"),
                 ("split", "measuring"), processes=True),
-    "mutual_info": Mode("modes.mutual_info:mutual_info", "measure the information in z", ("diff",),
+    "mutual_info": Mode("modes.mutual_info:mutual_info", "bracket I(x; z), then ask the denoiser", ("diff", "vae"),
                         ("split", "measuring")),
 }
 PROGRAM = Mode("", "a program that finds an experiment by its flags", uses=("programs",))
@@ -278,10 +278,13 @@ class Config:
     soft: bool = flag(False, "report the soft-rounded discrete bound too", modes=("nll",), needs=IMAGES)
     ensemble: tuple[str, ...] = flag((), "further checkpoints whose best error at each log-SNR counts",
                                      modes=("nll",), nargs="+", unset="none")
-    tau: tuple[float, ...] = flag((0.1, 0.3, 1.0), "deviations of the noise on z, in units of its own deviation",
-                                  modes=("mutual_info",), nargs="+", type=number(0, above=True))
-    mi_steps: int = flag(2000, "steps to fit the denoiser conditioned on tau", modes=("mutual_info",),
-                         type=integer(1))
+    tau: tuple[float, ...] = flag((1.0, 2.0, 4.0), "deviations of the noise on z, in units of its own deviation",
+                                  modes=("mutual_info", "programs"), nargs="+", type=number(0, above=True))
+    mi_steps: int = flag(2000, "steps to fit the denoiser conditioned on tau; 0: the interval alone",
+                         modes=("mutual_info",), type=integer(0))
+    codes: tuple[str, ...] = flag((), "files of codes (save_latent's) to measure; no model is needed",
+                                  modes=("mutual_info", "programs"), nargs="+", metavar="FILE.npz",
+                                  unset="the model's own")
 
     # Where things are and what runs them
     data_dir: str = flag("./data", "folder of the data sets")

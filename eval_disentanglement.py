@@ -43,9 +43,6 @@ class Latents:
 
 
 def _flags(group) -> None:
-    group.add_argument("--codes", nargs="+", metavar="FILE.npz",
-                       help="files to score instead of the experiment's latents; several give a table with intervals "
-                       "(default: models/EXP/latents.npz)")
     offered = "; ".join(f"{name}: {row.returns}" for name, row in METRICS.items())
     group.add_argument("--metrics", nargs="+", choices=tuple(METRICS), metavar="NAME",
                        help=f"which scores. {offered} (default: --disent_metric where given, else tad for attributes "
@@ -132,9 +129,9 @@ def _run(argv: list[str]) -> None:
     command, own = configuration.parse(argv, PROG, registry.SPECS, extra=_flags)
     cfg = command.config
     experiment = configuration.folder(cfg, "models") / "latents.npz"
-    if not own.codes and not experiment.is_file():
+    if not cfg.codes and not experiment.is_file():
         raise CommandError(f"{experiment} does not exist: make it with run.py --mode save_latent and the same flags")
-    paths = [Path(path) for path in own.codes or [experiment]]
+    paths = [Path(path) for path in cfg.codes or [experiment]]
     files = [read_latents(path, own.rows, cfg.r_seed) for path in paths]
 
     metrics = _choose_metrics(files, own, command)
@@ -143,7 +140,7 @@ def _run(argv: list[str]) -> None:
         for name in metrics:
             if METRICS[name].labels == "attributes" and not latents.are_attributes:
                 raise CommandError(f"{latents.path}: {name} needs labels that are 0 or 1; use --metrics dci")
-    default = configuration.folder(cfg, "results") if not own.codes else Path(
+    default = configuration.folder(cfg, "results") if not cfg.codes else Path(
         cfg.result_folder, f"codes-{files[0].name}")
     folder = Path(own.output or default)
     check_writable(folder)
@@ -164,7 +161,7 @@ def _run(argv: list[str]) -> None:
     summary = {name: disentanglement.interval([record["mean"][name] for record in records]) for name in names}
     write_json(folder / "disentanglement.json", {
         "metrics": metrics, "predictor": own.predictor, "fold_count": own.folds, "seed": cfg.r_seed,
-        "files": records, "summary": summary, "config": None if own.codes else configuration.to_dict(cfg),
+        "files": records, "summary": summary, "config": None if cfg.codes else configuration.to_dict(cfg),
         "versions": {**versions(), "scikit-learn": sklearn.__version__},
     })
     print(table(records, summary))

@@ -196,42 +196,60 @@ def density(sides, log_density, points, samples, path: str | Path) -> None:
 
 
 def information(record: dict, folder: str | Path) -> None:
-    """The figures of one mutual_info.json: over log-SNR, over tau where there is one, per latent dimension."""
+    """The figures of one mutual_info.json: over tau and per latent dimension; over log-SNR what the denoiser uses."""
     folder = Path(folder)
-    figure, panel = axes("Where along log-SNR x gains from z", "log-SNR", "nats per unit of log-SNR")
-    for name, curve in record["curves"].items():
-        _band(panel, curve, scale=0.5, label=name)
-    panel.axhline(0, color="black", linewidth=0.8)
-    panel.legend(frameon=False, fontsize=8)
-    save(figure, folder / "mutual_info_logsnr.png")
+    if record.get("curves"):
+        figure, panel = axes("Where along log-SNR the denoiser gains from z", "log-SNR", "nats per unit of log-SNR")
+        for name, curve in record["curves"].items():
+            _band(panel, curve, scale=0.5, label=name)
+        panel.axhline(0, color="black", linewidth=0.8)
+        panel.legend(frameon=False, fontsize=8)
+        save(figure, folder / "mutual_info_logsnr.png")
     if record["over_tau"]:
         over_tau(record["over_tau"], folder / "mutual_info_tau.png")
-    if record.get("iq_per_dimension_nats"):
+    if record.get("per_dimension_nats"):
         per_dimension(record, folder / "mutual_info_dimensions.png")
 
 
 def over_tau(parts: list[dict], path: str | Path) -> None:
-    """I(x; z + noise) as the noise shrinks, by every estimate, with the limit of I_q."""
+    """The interval of I(x; z + noise) as the noise shrinks; beside it, where measured, what the denoiser uses."""
+    figure, panel = axes("I(x; z + tau noise)", "tau, in deviations of z", "nats")
     taus = [part["tau"] for part in parts]
-    series = {}
-    for name, key in (("difference", "difference"), ("orthogonal", "orthogonal"), ("I_q of the encoder", "iq")):
-        values, errors_ = [part[f"{key}_nats"] for part in parts], [part[f"{key}_se"] for part in parts]
-        series[name] = (taus, values, errors_)
-    series["log N, where I_q saturates"] = (taus, [part["iq_limit_nats"] for part in parts])
-    lines(series, path, "I(x; z + tau noise)", "tau, in deviations of z", "nats", logx=True)
+    low, high = np.array([part["bracket_nats"]["interval"] for part in parts]).T
+    panel.fill_between(taus, low, high, alpha=0.3, linewidth=0, label="interval")
+    panel.plot(taus, low, "o-", color="C0", markersize=3)
+    panel.plot(taus, high, "o-", color="C0", markersize=3)
+    panel.axhline(parts[0]["bracket_nats"]["log_n"], color="black", linewidth=0.8, linestyle=":",
+                  label="log N: no lower bound passes it")
+    for name, colour in (("difference", "C1"), ("orthogonal", "C2")):
+        known = [(part["tau"], part["usable_nats"]) for part in parts if "usable_nats" in part]
+        if known:
+            panel.errorbar([tau for tau, _ in known], [forms[name] for _, forms in known], fmt="s--", color=colour,
+                           yerr=[2 * forms[f"{name}_se"] for _, forms in known], markersize=4, capsize=3,
+                           label=f"usable by this denoiser: {name}")
+    panel.set(xscale="log", yscale="symlog" if high.max() > 20 else "linear")
+    panel.set_xticks(taus, [f"{tau:g}" for tau in taus])
+    panel.minorticks_off()
+    panel.legend(frameon=False, fontsize=8)
+    save(figure, path)
 
 
 def per_dimension(record: dict, path: str | Path) -> None:
-    """Each entry of z: what the encoder puts there, and what the denoiser loses without it."""
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    values = record["iq_per_dimension_nats"]
-    left.bar(range(len(values)), values)
-    left.set(title="I_q of each latent dimension alone", xlabel="dimension", ylabel="nats")
-    if record["reliance_nats"]:
-        means, errors_ = ([one[key] for one in record["reliance_nats"]] for key in ("mean", "se"))
-        right.bar(range(len(means)), means, yerr=2 * np.asarray(errors_), error_kw={"linewidth": 0.8})
-    right.set(title="nats lost when it comes from another image", xlabel="dimension")
-    for panel in (left, right):
+    """Each entry of z: the interval of its information, and what the denoiser loses without it."""
+    relied = record.get("reliance_nats")
+    figure = Figure(figsize=(10 if relied else 5.5, 3.4), layout="constrained")
+    panels = figure.subplots(1, 2 if relied else 1, squeeze=False)[0]
+    found = record["per_dimension_nats"]
+    low = np.array([max(0.0, one["lower"] - 2 * one["lower_se"]) for one in found])
+    high = np.array([one["upper"] + 2 * one["upper_se"] for one in found])
+    panels[0].bar(range(len(low)), low)
+    panels[0].bar(range(len(low)), high - low, bottom=low, alpha=0.35, color="C0")
+    noise = "" if record["tau"] is None else f" (tau {record['tau']:g})"
+    panels[0].set(title=f"I(x; z_d), from .. to{noise}", xlabel="dimension", ylabel="nats")
+    if relied:
+        means, errors_ = ([one[key] for one in relied] for key in ("mean", "se"))
+        panels[1].bar(range(len(means)), means, yerr=2 * np.asarray(errors_), error_kw={"linewidth": 0.8})
+        panels[1].set(title="nats this denoiser loses when it comes from another image", xlabel="dimension")
+    for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
     save(figure, path)

@@ -19,8 +19,9 @@ All are bounds in expectation over (x, z), whatever the encoder; the interval is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -196,33 +197,42 @@ class Bracket:
         return f"{low:.2f} .. {high:.2f} nats (log N {self.log_n:.2f}{note}; upper end by {self.upper_by})"
 
 
-def bracket(measured: Rows, fit: Rows | None = None, choose: Rows | None = None, *, rate: bool = False,
-            chosen_on: str | None = "val", seed: int = 0) -> Bracket:
+def bracket(measured: Rows, fit: Rows | None = None, choose: Rows | None = None, *, tested: Rows | None = None,
+            rate: Tensor | None = None, chosen_on: str | None = "val", seed: int = 0) -> Bracket:
     """The interval of I(x; z).
 
     measured    the rows that I is an average over, at least two
     fit         other rows of the same law, which mixture and capacity are fitted to
     choose      rows apart from both, on which the size of the mixture is chosen
-    rate        add E KL(q(z|x) || N(0, I)), normals only
+    tested      where `fit` and `choose` are rows of `measured`: the rest of these, which fitted bounds are taken over
+    rate        [N] KL(q(z|x) || p(z)), where the prior p(z) has one
+    chosen_on   what `choose` is called in the record
     """
-    noise = measured.log_conditional() + measured.entropy()  # of mean zero given x
-    included, left_out = against_others(measured, fit)
+    noise = mean_zero(measured)
+    included, left_out = against_others(measured, fit if tested is None else None)
     bounds = {"left-out": controlled(left_out, noise)}
-    components = None
-    if rate:
-        from regularisers import kl_to_normal
-
-        bounds["rate"] = average(kl_to_normal(measured.mean, measured.logvar))
+    if rate is not None:
+        bounds["rate"] = average(rate)
+    fitted, components = {}, None
     if isinstance(measured, Symbols):
         bounds["capacity"] = Mean(measured.capacity, 0.0)
-        if fit is not None and not measured.independent:
-            bounds["frequencies"] = controlled(-measured.entropy() - log_frequencies(measured, fit), noise)
+        fitted = {"frequencies": against_frequencies(measured if tested is None else tested, fit)} if fit else {}
     elif fit is not None:
-        bounds["capacity"] = capacity(measured, fit)
-        mixture, components = fit_mixture(fit, choose if choose is not None else fit, seed)
-        bounds["mixture"] = controlled(-measured.entropy() - mixture(measured.z), noise)
-    bounds = {name: bound for name, bound in bounds.items() if math.isfinite(bound.mean)}
+        fitted, components = against_fitted(measured if tested is None else tested, fit, choose, seed)
+    bounds = {name: bound for name, bound in (bounds | fitted).items() if math.isfinite(bound.mean)}
     return Bracket(controlled(included, noise), bounds, len(measured), chosen_on if components else None, components)
+
+
+def against_fitted(tested: Normals, fit: Normals, choose: Normals, seed: int) -> tuple[dict[str, Mean], int]:
+    """The bounds by densities fitted to other rows, and the number of components of the mixture."""
+    mixture, components = fit_mixture(fit, choose, seed)
+    crossed = controlled(-tested.entropy() - mixture(tested.z), mean_zero(tested))
+    return {"capacity": capacity(tested, fit), "mixture": crossed}, components
+
+
+def mean_zero(rows: Rows) -> Tensor:
+    """log q(z_i|x_i) minus its expectation over z_i: a control variate. [N]"""
+    return rows.log_conditional() + rows.entropy()
 
 
 def controlled(values: Tensor, noise: Tensor) -> Mean:
@@ -255,8 +265,7 @@ def exact(rows: Rows, population: Rows) -> Mean:
     rows    drawn from the population, with their z
     """
     mixed = torch.cat([torch.logsumexp(logs, 1) for _, logs in rows.log_pairs(population)])
-    noise = rows.log_conditional() + rows.entropy()
-    return controlled(rows.log_conditional() - mixed + math.log(len(population)), noise)
+    return controlled(rows.log_conditional() - mixed + math.log(len(population)), mean_zero(rows))
 
 
 def capacity(measured: Normals, fit: Normals) -> Mean:
@@ -306,13 +315,14 @@ def fit_mixture(fit: Normals, choose: Normals, seed: int = 0):
     return log_density, size
 
 
-def log_frequencies(measured: Symbols, fit: Symbols) -> Tensor:
-    """log of the smoothed frequency of each measured z among other rows (Laplace: one more of each value). -> [N]"""
-    values = int(np.prod(measured.sizes))
-    number = np.ravel_multi_index(fit.z.T.cpu().numpy(), measured.sizes)
-    wanted = np.ravel_multi_index(measured.z.T.cpu().numpy(), measured.sizes)
+def against_frequencies(tested: Symbols, fit: Symbols) -> Mean:
+    """Cross-entropy of z under smoothed frequencies (Laplace: one more of each value), minus H(z|x)."""
+    values = int(np.prod(tested.sizes))
+    number = np.ravel_multi_index(fit.z.T.cpu().numpy(), tested.sizes)
+    wanted = np.ravel_multi_index(tested.z.T.cpu().numpy(), tested.sizes)
     seen = np.bincount(number, minlength=values)[wanted]
-    return torch.from_numpy(np.log((seen + 1) / (len(number) + values))).to(measured.z.device)
+    logs = torch.from_numpy(np.log((seen + 1) / (len(number) + values))).to(tested.z.device)
+    return controlled(-tested.entropy() - logs, mean_zero(tested))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -328,7 +338,7 @@ def of_entries(rows: Normals, fit: Normals | None = None) -> list[Bracket]:
 
 
 def entry_bracket(entry: Normals, fit: Normals | None) -> Bracket:
-    noise = entry.log_conditional() + entry.entropy()
+    noise = mean_zero(entry)
     included, left_out = against_others(entry)
     bounds = {"left-out": controlled(left_out, noise)}
     if fit is not None:
@@ -375,3 +385,39 @@ def _label_terms(own: Tensor, logs: Tensor, members: list[Tensor]) -> tuple[Tens
         low.append(alone.log() - with_own)
         high.append((inside / size).log() - without)
     return torch.stack(low, 1), torch.stack(high, 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Consistency
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    passed: bool
+    detail: str
+
+
+def check_order(label: str, found: Bracket) -> Check:
+    """The two ends are bounds of one number."""
+    low, high = found.ends
+    return Check(f"lower <= upper ({label})", low <= high, f"{low:.3f} against {high:.3f} nats")
+
+
+def check_usable(label: str, usable: Mean, found: Bracket) -> Check:
+    """What a denoiser uses of z is no more than there is, if the denoiser is near ideal."""
+    allowed = found.upper.mean + 2 * math.hypot(usable.se, found.upper.se)
+    return Check(f"usable <= upper + 2 SE ({label})", usable.mean <= allowed,
+                 f"{usable.mean:.3f} against {allowed:.3f} nats")
+
+
+def check_taus(taus: Sequence[float], found: Sequence[Bracket]) -> Check:
+    """More noise on z never adds information: neither bound may rise with tau by more than 2 SE."""
+    order = sorted(range(len(taus)), key=lambda i: taus[i])
+    scores = []
+    for fine, coarse in pairwise(order):
+        for pick in (lambda b: b.lower, lambda b: b.upper):
+            one, other = pick(found[fine]), pick(found[coarse])
+            scores.append(((other.mean - one.mean) / max(math.hypot(one.se, other.se), 1e-12), taus[coarse]))
+    score, tau = max(scores)
+    return Check("a larger tau raises neither bound", score <= 2, f"largest rise: {score:.2f} SE, at tau {tau:g}")

@@ -16,16 +16,23 @@ from experiment import Trained, batches_of, load_data, open_trained
 from utils import CommandError, check_writable, file_hash, write_npz
 
 
-@torch.no_grad()
 def encode_split(trained: Trained, dataset: registry.Dataset, count: int | None = None) -> Tensor:
     """Codes of the first `count` images of a split, unaugmented. -> [N, a_dim] on the CPU"""
+    return posterior_of_split(trained, dataset, count)[0]
+
+
+@torch.no_grad()
+def posterior_of_split(trained: Trained, dataset: registry.Dataset, count: int | None) -> tuple[Tensor, Tensor | None]:
+    """(mean, log-variance) of q(z|x), the second None for a deterministic encoder. [N, a_dim] each, on the CPU"""
     rows = range(min(len(dataset), count or len(dataset)))
-    codes = []
+    means, logvars = [], []
     with tqdm(total=len(rows), desc=f"encoding {dataset.split}", unit="img") as bar:
         for _, x in batches_of(dataset, trained.config.batch_size, trained.device, rows, trained.config.num_workers):
-            codes.append(trained.model.encode(x).cpu())
+            mean, logvar = trained.model.posterior(x)
+            means.append(mean.cpu())
+            logvars += [] if logvar is None else [logvar.cpu()]
             bar.update(len(x))
-    return torch.cat(codes)
+    return torch.cat(means), torch.cat(logvars) if logvars else None
 
 
 def refuse_given(trained: Trained) -> None:
@@ -41,10 +48,12 @@ def save_latent(command: Command) -> None:
     dataset = load_data(config, config.split or "test")
     if config.disent_metric == "tad" and dataset.spec.labels != "attributes" and "disent_metric" in command.given:
         print(f"note: tad is for attributes; {config.dataset} has labels of another kind ({dataset.spec.labels})")
-    codes = encode_split(trained, dataset, config.num_images).numpy()
+    mean, logvar = posterior_of_split(trained, dataset, config.num_images)
+    codes = mean.numpy()
     path = config_module.folder(config, "models") / "latents.npz"
     about = {"split": np.array(dataset.split), "checkpoint_hash": np.array(file_hash(trained.path))}
     about |= {"mean": codes.mean(0), "deviation": codes.std(0)}
+    about |= {} if logvar is None else {"all_logvar": logvar.numpy()}
     write_npz(path, all_a=codes, **label_arrays(dataset, len(codes)), **about)
     print(f"{len(codes)} latents of {config.dataset} ({dataset.split}) in {path}")
 

@@ -8,12 +8,14 @@ to random tau.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import trange
 
+from diffusion import Gaussian, SimpleObjective, proposal_for
 from models import InfoDiff
 from rng import Rng, seed_dropout
 
@@ -45,20 +47,39 @@ def tell(noisy: Tensor, tau: Tensor | float) -> Tensor:
     return torch.cat([noisy, tau.log()[:, None]], dim=1)
 
 
-def fit(model: InfoDiff, batch_at, codes: Tensor, taus: tuple[float, ...], steps: int, batch_size: int,
-        learning_rate: float, seed: int) -> InfoDiff:
+class WholeRange:
+    """The mean squared noise error over all log-SNRs that the data's spectrum asks for, whatever the schedule saw."""
+
+    unit = SimpleObjective.unit
+    loss = SimpleObjective.loss
+
+    def __init__(self, gaussian: Gaussian):
+        self.proposal = proposal_for(gaussian)
+        self.logsnr_range = self.proposal.low, self.proposal.high
+
+    def draw(self, unit: Tensor) -> Tensor:
+        return self.proposal.draw(unit)[0].float()
+
+
+def fit(model: InfoDiff, batch_at, codes: Tensor, scale: NoisyLatent, taus: Sequence[float], steps: int,
+        batch_size: int, learning_rate: float, seed: int) -> InfoDiff:
     """A copy of the model whose denoiser is told tau, fitted from the model's weights; in evaluation mode.
 
     batch_at        indices [B] -> x [B, *shape] of the training split, on the model's device
     codes           [N, a_dim] the frozen encoder's codes of that split
+    scale           the unit of tau
     taus            log tau is drawn evenly between half the smallest and twice the largest
     learning_rate   at the start; it falls to 0 along a half cosine
 
-    The unconditional branch goes on being trained, at the share of --z_dropout. A function of `seed`.
+    A model trained at the steps of a schedule is fitted over the data's own range of log-SNR. The unconditional branch
+    goes on being trained, at the share of --z_dropout: both branches are to be taken from the twin. A function of
+    `seed`.
     """
     twin = model.told_tau()
     twin.train()
-    scale, low, high = NoisyLatent.of(codes), math.log(min(taus) / 2), math.log(max(taus) * 2)
+    if isinstance(twin.objective, SimpleObjective):
+        twin.objective = WholeRange(model.gaussian)
+    low, high = math.log(min(taus) / 2), math.log(max(taus) * 2)
     optimizer = torch.optim.Adam(twin.network.parameters(), lr=learning_rate)
     place = torch.arange(min(batch_size, len(codes)), device=codes.device)
     for step in trange(steps, desc="fitting the denoiser that is told tau", leave=False):

@@ -5,9 +5,9 @@ Takes nll.json and mutual_info.json files, or folders that are searched for them
     errors.png          error curves of all nll.json beside the Gaussian's
     bounds.md           all bounds, a row each
     training.png        training and validation loss of the same experiments, from their metrics.jsonl
-    information.md      the estimates and checks of every mutual_info.json
-    information.png     I(x; z) of the experiments, over the flag --by where it is given, e.g. --by mmd_weight
-    information_tau.png I(x; z + noise) over the deviation of the noise, where the encoder is deterministic
+    information.md      every mutual_info.json: the interval of I(x; z), what the denoiser uses, the checks
+    information.png     the same of the experiments, over the flag --by where it is given, e.g. --by mmd_weight
+    information_tau.png bounds of I(x; z + noise) over the deviation of the noise, where the encoder is deterministic
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from utils import CommandError, atomic, read_json
 
 PROG = "python -m scripts.plot_results"
 
-ESTIMATES = {"difference": "difference", "orthogonal": "orthogonal", "I_q": "iq", "rate": "rate"}
 
 
 def gather(places: list[str]) -> list[dict]:
@@ -79,26 +78,30 @@ def draw_training(records: list[dict], output: Path) -> None:
 
 
 def draw_information(records: list[dict], output: Path, by: str | None) -> None:
-    """Every estimate of I(x; z), an experiment a place on the axis; noisy latents as curves over tau besides."""
+    """Bounds of I(x; z) and usable information, an experiment a place; noisy latents as curves over tau besides."""
     parts = [f"## {record['config'].experiment}\n\n{information_table(record)}" for record in records]
     write_text(output / "information.md", "\n\n".join(parts))
     if by:
         records = sorted(records, key=lambda record: getattr(record["config"], by))
     places = [getattr(record["config"], by) if by else i for i, record in enumerate(records)]
     series = {}
-    for label, key in ESTIMATES.items():
-        known = [(place, record[f"{key}_nats"], record[f"{key}_se"])
-                 for place, record in zip(places, records, strict=True) if f"{key}_nats" in record]
-        if known:
-            series[label] = tuple(zip(*known, strict=True))
-    plots.lines(series, output / "information.png", "I(x; z)", by or "experiment, as listed in information.md", "nats",
-                logx=bool(by) and min(places) > 0)
+    for label in ("lower", "upper"):
+        known = [(place, record["bracket_nats"][label], record["bracket_nats"][f"{label}_se"])
+                 for place, record in zip(places, records, strict=True) if record["bracket_nats"]]
+        series |= {f"I(x; z), {label} bound": tuple(zip(*known, strict=True))} if known else {}
+    for label in ("difference", "orthogonal"):
+        known = [(place, record["usable_nats"][label], record["usable_nats"][f"{label}_se"])
+                 for place, record in zip(places, records, strict=True) if "usable_nats" in record]
+        series |= {f"usable by the denoiser, {label}": tuple(zip(*known, strict=True))} if known else {}
+    plots.lines(series, output / "information.png", "nats about x in z",
+                by or "experiment, as listed in information.md", "nats", logx=bool(by) and min(places) > 0)
     noisy = {}
     for record in filter(lambda record: record["over_tau"], records):
         taus = [part["tau"] for part in record["over_tau"]]
-        for label in ("difference", "orthogonal"):
-            values, errors = ([part[f"{label}_{unit}"] for part in record["over_tau"]] for unit in ("nats", "se"))
-            noisy[f"{record['config'].experiment}, {label}"] = (taus, values, errors)
+        for label in ("lower", "upper"):
+            values, errors = ([part["bracket_nats"][key] for part in record["over_tau"]]
+                              for key in (label, f"{label}_se"))
+            noisy[f"{record['config'].experiment}, {label} bound"] = (taus, values, errors)
     if noisy:
         plots.lines(noisy, output / "information_tau.png", "I(x; z + tau noise)", "tau, in deviations of z", "nats",
                     logx=True)

@@ -72,9 +72,15 @@ def nll_values(record: dict) -> Iterator[Value]:
 
 
 def information_values(record: dict) -> Iterator[Value]:
-    for name in ("difference", "orthogonal", "iq", "rate"):
-        if f"{name}_nats" in record:
-            yield Value(f"I(x; z), {name}_nats", record[f"{name}_nats"], record[f"{name}_se"])
+    """The bounds of every tau, and what the denoiser uses, which is no estimate of I(x; z)."""
+    for part in record["over_tau"] or [record]:
+        noise = "" if part["tau"] is None else f", tau {part['tau']:g}"
+        for side in ("lower", "upper") if part["bracket_nats"] else ():
+            yield Value(f"I(x; z){noise}, {side} bound, nats", part["bracket_nats"][side],
+                        part["bracket_nats"][f"{side}_se"])
+        for form in ("difference", "orthogonal") if "usable_nats" in part else ():
+            yield Value(f"usable by the denoiser{noise}, {form}, nats", part["usable_nats"][form],
+                        part["usable_nats"][f"{form}_se"])
 
 
 READERS = {

@@ -364,7 +364,6 @@ RUN_CHECKPOINTS = [
     ("--mode nll --model vanilla --ensemble a-file", "a-file"),
     ("--mode nll --model vanilla --ensemble models/line_2d_0.1mmd_4steps_4unet_4enc/model-1.pth", "--ensemble"),
     ("--mode nll --model vanilla --denoiser ddpm --init_from nowhere", "nowhere"),
-    ("--mode mutual_info", "--z_dropout"),
     ("--model vanilla --denoiser ddpm --init_from weights/empty", "weights/empty"),
     ("--model vanilla --denoiser ddpm --init_from weights/config", "config.json"),
     ("--model vanilla --denoiser ddpm --init_from weights/scheduler", "config.json"),

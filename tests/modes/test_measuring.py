@@ -1,6 +1,7 @@
 """The modes nll and mutual_info, from a model to its result files: refusals, names of numbers, provenance."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,9 +13,18 @@ import config as config_module
 from dataset import points, registry
 from diffusion import Gaussian, LogSNRProposal
 from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data
+from information import interval
 from modes import measuring, mutual_info, nll
+from run import main as run_main
 from scripts import plot_results
 from utils import CommandError
+
+
+@pytest.fixture(autouse=True)
+def small_mixtures(monkeypatch):
+    """Mixtures of two components at most, fitted to few rows: what is tested here is what is made of them."""
+    monkeypatch.setattr(interval, "SIZES", (1, 2))
+    monkeypatch.setattr(interval, "FITTED_ROWS", 1000)
 
 
 class Oracle(nn.Module):
@@ -101,17 +111,27 @@ def test_mutual_information_of_given_pairs_is_the_known_value(tmp_path):
     mutual_info.measure_information(run)
     record = results(run, "mutual_info.json")
     assert record["exact_nats"] == pytest.approx(0.2939, abs=1e-4)
-    assert record["difference_nats"] == pytest.approx(0.2939, abs=0.03)
-    assert record["orthogonal_nats"] == pytest.approx(0.2939, abs=0.03)
+    assert record["usable_nats"]["difference"] == pytest.approx(0.2939, abs=0.03)
+    assert record["usable_nats"]["orthogonal"] == pytest.approx(0.2939, abs=0.03)
     assert all(check["passed"] for check in record["checks"])
 
 
-def test_mutual_information_needs_a_branch_without_z(tmp_path):
-    with pytest.raises(CommandError, match="--z_dropout"):
-        run = trained(tmp_path, "--mode", "mutual_info", "--model", "diff", "--a_dim", "2")
-        mutual_info.measure_information(run)
-    with pytest.raises(CommandError, match="--model diff"):
-        mutual_info.measure_information(trained(tmp_path, "--mode", "mutual_info", "--model", "vanilla"))
+@pytest.mark.parametrize("flags", [("--model", "vae"), ("--model", "diff"), ("--z_dropout", "0.1", "--mi_steps", "0")])
+def test_the_interval_needs_no_denoiser(tmp_path, flags, capsys):
+    run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--num_images", "200", *flags)
+    mutual_info.measure_information(run)
+    record = results(run, "mutual_info.json")
+    assert [part["tau"] for part in record["over_tau"]] == [1.0, 2.0, 4.0]
+    for part in record["over_tau"]:
+        found = part["bracket_nats"]
+        assert found["interval"][0] < 0.5 * math.log1p(1 / part["tau"] ** 2) * 2 + 0.1  # capacity of two dimensions
+        assert found["interval"][0] <= found["interval"][1]
+        assert (found["chosen_on"], found["rows"], found["log_n"]) == ("val", 200, pytest.approx(math.log(200)))
+        assert len(part["per_dimension_nats"]) == 2
+    assert all(check["passed"] for check in record["checks"])
+    assert "usable_nats" not in record
+    assert "not measured" in record["usable"]
+    assert "usable information not measured" in capsys.readouterr().out
 
 
 def test_mutual_information_of_a_stochastic_encoder(tmp_path):
@@ -119,12 +139,15 @@ def test_mutual_information_of_a_stochastic_encoder(tmp_path):
                   "--npoints", "2", "--num_images", "20")
     mutual_info.measure_information(run)
     record = results(run, "mutual_info.json")
-    assert record["marginal_kl_nats"] == pytest.approx(record["rate_nats"] - record["iq_nats"])
-    assert record["iq_limit_nats"] == pytest.approx(np.log(20))
-    assert len(record["iq_per_dimension_nats"]) == len(record["reliance_nats"]) == 2
+    found = record["bracket_nats"]
+    assert {"left-out", "rate", "capacity", "mixture"} == set(found["upper_bounds"])
+    assert record["rate_nats"] == found["upper_bounds"]["rate"]["mean"]
+    assert found["log_n"] == pytest.approx(np.log(20))
+    assert len(record["per_dimension_nats"]) == len(record["reliance_nats"]) == 2
     assert record["over_tau"] is None
     # Fresh weights end in zeros: with and without z the network says the same.
-    assert record["orthogonal_nats"] == pytest.approx(0, abs=1e-6)
+    assert record["usable_nats"]["orthogonal"] == pytest.approx(0, abs=1e-6)
+    assert record["lost_below_range_nats"] > 0
 
 
 def test_mutual_information_of_a_deterministic_encoder_is_a_curve_over_tau(tmp_path):
@@ -134,10 +157,30 @@ def test_mutual_information_of_a_deterministic_encoder_is_a_curve_over_tau(tmp_p
     mutual_info.measure_information(run)
     record = results(run, "mutual_info.json")
     assert [part["tau"] for part in record["over_tau"]] == [0.1, 1.0]
-    assert record["over_tau"][0]["iq_nats"] > record["over_tau"][1]["iq_nats"]
-    assert any("smaller tau" in check["name"] for check in record["checks"])
+    assert record["over_tau"][0]["bracket_nats"]["upper"] > record["over_tau"][1]["bracket_nats"]["upper"]
+    assert any("larger tau" in check["name"] for check in record["checks"])
+    # Trained by the schedule's steps, measured over the data's own range: the twin's, for both branches.
+    assert record["logsnr_range"] == list(run.model.gaussian.logsnr_range)
     for name, value in run.model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_the_interval_of_a_file_of_codes(tmp_path, stochastic, monkeypatch, capsys):
+    # Three standard normal entries with noise: the capacity is the truth, 3/2 log(1 + 1/tau^2).
+    codes = np.random.default_rng(1).normal(size=(2000, 3))
+    arrays = {"all_a": codes} | ({"all_logvar": np.zeros((2000, 3))} if stochastic else {})
+    np.savez(tmp_path / "codes.npz", **arrays)
+    monkeypatch.chdir(tmp_path)
+    assert run_main(["--mode", "mutual_info", "--codes", "codes.npz", "--tau", "1"]) == 0
+    record = json.loads((tmp_path / "results" / "codes-codes" / "mutual_info.json").read_text())
+    low, high = record["bracket_nats"]["interval"]
+    assert low <= 1.5 * math.log(2) <= high
+    assert high - low < 0.25
+    assert record["tau"] == (None if stochastic else 1.0)
+    np.savez(tmp_path / "broken.npz", all_a=np.full((30, 2), np.nan))
+    assert run_main(["--mode", "mutual_info", "--codes", "broken.npz"]) == 2
+    assert "broken.npz" in capsys.readouterr().err
 
 
 def test_plot_results_draws_from_result_files_alone(tmp_path, capsys):

@@ -1,0 +1,148 @@
+"""The interval of I(x; z) against closed forms, and against finite populations where I is known exactly."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from information.interval import (
+    Normals,
+    Symbols,
+    bracket,
+    check_order,
+    check_taus,
+    check_usable,
+    exact,
+    of_entries,
+    with_labels,
+)
+from information.likelihood import Mean
+
+
+def normal_codes(count, spread, seed=0, logvar=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    mean = torch.randn(count, len(spread), generator=generator).double() * torch.tensor(spread).double()
+    return Normals.draw(mean, torch.tensor(logvar), seed)
+
+
+def three(make):
+    return [make(count, seed) for count, seed in ((800, 0), (1600, 1), (400, 2))]
+
+
+def holds(found, truth, width):
+    """At three standard errors, so that no test is one of chance."""
+    assert found.lower.mean - 3 * found.lower.se - 1e-9 <= truth <= found.upper.mean + 3 * found.upper.se + 1e-9
+    low, high = found.ends
+    assert high - low < width
+
+
+@pytest.mark.parametrize("spread", [(1.0, 0.3), (0.0, 0.0), (3.0, 2.0, 1.0)])
+def test_a_gaussian_channel(spread):
+    # mean ~ N(0, s^2), z = mean + N(0, 1): I = 1/2 log(1 + s^2) an entry.
+    truth = 0.5 * sum(math.log1p(s * s) for s in spread)
+    found = bracket(*three(lambda count, seed: normal_codes(count, spread, seed)))
+    holds(found, truth, 0.4)
+    assert not found.saturated
+    for entry, s in zip(of_entries(*three(lambda count, seed: normal_codes(count, spread, seed))[:2]), spread,
+                        strict=True):
+        holds(entry, 0.5 * math.log1p(s * s), 0.25)
+
+
+def test_clusters_need_a_mixture():
+    # Codes at four corners, far apart: I = log 4, where the capacity of one Gaussian says much more.
+    def make(count, seed):
+        corner = torch.from_numpy(np.random.default_rng(seed).choice([-5.0, 5.0], size=(count, 2)))
+        return Normals.draw(corner, torch.zeros(2), seed)
+
+    found = bracket(*three(make))
+    holds(found, math.log(4), 0.2)
+    assert found.bounds["mixture"].mean == pytest.approx(math.log(4), abs=0.1)
+    assert found.components in (4, 8)
+    assert found.bounds["capacity"].mean > 3
+
+
+def test_a_code_without_noise_to_speak_of_saturates():
+    mean = torch.arange(50.0)[:, None] * 100
+    found = bracket(Normals.draw(mean, torch.tensor(-4.0), 0))
+    assert found.lower.mean == pytest.approx(math.log(50))
+    assert found.saturated
+    assert found.upper.mean > 1000
+    assert found.upper_by == "left-out"
+
+
+def test_the_rate_may_be_the_least_bound():
+    rows = normal_codes(500, (1.0,))
+    found = bracket(rows, rate=torch.full((500,), 0.4).double())
+    assert (found.upper_by, found.upper.mean) == ("rate", pytest.approx(0.4))
+
+
+def test_the_control_variate_changes_the_error_and_not_the_mean():
+    rows = normal_codes(3000, (0.2,) * 20)
+    values = rows.log_conditional()
+    noise = values + rows.entropy()
+    from information.interval import controlled
+
+    assert controlled(values, noise).se < 1e-9
+    assert controlled(values, noise).mean == pytest.approx(-rows.entropy()[0].item())
+
+
+@pytest.mark.parametrize(("error", "independent"), [(0.0, False), (0.2, False), (0.0, True)])
+def test_symmetric_channels(error, independent):
+    sizes = (10, 4)
+    rng = np.random.default_rng(0)
+
+    def make(count, seed):
+        sent = np.stack([rng.integers(size, size=count) for size in sizes], 1)
+        wrong = rng.random(sent.shape) < error
+        z = np.where(wrong, (sent + np.stack([rng.integers(1, size, size=count) for size in sizes], 1)) % sizes, sent)
+        if independent:
+            z = rng.permutation(sent)
+        return Symbols(torch.from_numpy(sent), torch.from_numpy(z), sizes, error, independent)
+
+    truth = 0.0 if independent else sum(
+        math.log(m) + sum(p * math.log(p) for p in (1 - error, error) if p) - error * math.log(m - 1) for m in sizes)
+    measured, fit, _ = three(make)
+    found = bracket(measured, fit)
+    holds(found, truth, 0.15)
+    assert measured.capacity == pytest.approx(truth)
+
+
+def test_against_a_whole_population_it_is_exact():
+    # 64 codes on a line with unit noise: I by quadrature.
+    codes = torch.linspace(-6, 6, 64).double()[:, None]
+    population = Normals.draw(codes, torch.zeros(1), 0)
+    rows = Normals.draw(codes.repeat(60, 1), torch.zeros(1), 1)
+    x = torch.linspace(-14, 14, 20001).double()
+    density = torch.exp(-0.5 * (x[:, None] - codes[:, 0]) ** 2).mean(1) / math.sqrt(2 * math.pi)
+    truth = -torch.trapezoid(density * density.log(), x).item() - 0.5 * math.log(2 * math.pi * math.e)
+    found = exact(rows, population)
+    assert abs(found.mean - truth) < 3 * found.se
+    assert found.se < 0.01
+
+
+def test_entries_and_labels():
+    # z_0 says which half a row is in, z_1 nothing: I(z_0; half) by quadrature, I(z_1; half) = 0.
+    rng = np.random.default_rng(0)
+    half = rng.integers(2, size=1500)
+    mean = torch.from_numpy(np.stack([3.0 * half, rng.normal(size=1500)], 1))
+    found = with_labels(Normals.draw(mean, torch.zeros(2), 0), half[:, None])
+    x = np.linspace(-8, 11, 20001)
+    one, other = (np.exp(-0.5 * (x - m) ** 2) / math.sqrt(2 * math.pi) for m in (0.0, 3.0))
+    mixed = (one + other) / 2
+    truth = np.trapezoid(0.5 * one * np.log(one / mixed) + 0.5 * other * np.log(other / mixed), x)
+    for d, known in enumerate((truth, 0.0)):
+        low = found["lower"][d, 0] - 2 * found["lower_se"][d, 0]
+        high = found["upper"][d, 0] + 2 * found["upper_se"][d, 0]
+        assert low <= known <= high
+        assert high - low < 0.1
+
+
+def test_checks_tell_the_violated_from_the_held():
+    found = bracket(normal_codes(400, (1.0,)), normal_codes(800, (1.0,), 1), normal_codes(200, (1.0,), 2))
+    coarse = bracket(normal_codes(400, (1.0,), logvar=3.0))
+    assert check_order("", found).passed
+    assert check_usable("", Mean(found.upper.mean + 0.01, 0.1), found).passed
+    assert not check_usable("", Mean(found.upper.mean + 1, 0.1), found).passed
+    assert check_taus((1.0, 4.0), (found, coarse)).passed
+    assert not check_taus((4.0, 1.0), (found, coarse)).passed
