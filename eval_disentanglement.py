@@ -3,7 +3,8 @@
 With the experiment's flags it scores models/EXP/latents.npz, which run.py --mode save_latent wrote; with --codes any
 files of that form (all_a [N, L], all_attr [N, K]), several checkpoints or seeds in one table with intervals.
 DCI is for classes and factors, TAD for attributes (labels that are 0 or 1). A class label is one factor, and a score
-that compares factors with each other is then undefined: null in the file.
+that compares factors with each other is then undefined: null in the file. Beside the scores stand bounds of
+I(z_d; label) for every code and label, in nats: of codes without noise of their own, at the first --tau.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Latents:
     name: str
     path: Path
     codes: np.ndarray  # [N, L] float
+    logvar: np.ndarray | None  # [N, L] of q(z|x), where the encoder is stochastic
     labels: np.ndarray  # [N, K] int, each column's values numbered from 0 in their order
     label_names: list[str]  # K
     split: str
@@ -76,7 +78,38 @@ def read_latents(path: Path, rows: int, seed: int) -> Latents:
     numbered = np.stack([np.unique(column, return_inverse=True)[1] for column in labels[chosen].T], axis=1)
     split = str(arrays["split"]) if "split" in arrays else "unknown"
     name = path.parent.name if path.stem == "latents" else path.stem
-    return Latents(name, path, codes[chosen], numbered, names, split)
+    logvar = arrays.get("all_logvar")
+    if logvar is not None and (logvar.shape != codes.shape or not np.isfinite(logvar).all()):
+        raise CommandError(f"{path}: all_logvar must be a table like all_a, of finite numbers")
+    return Latents(name, path, codes[chosen], None if logvar is None else logvar[chosen], numbered, names, split)
+
+
+def information(latents: Latents, tau: float, seed: int) -> dict:
+    """Bounds of I(z_d; label_k), [L][K] each: in nats, with noise of `tau` deviations where the codes have none."""
+    import torch
+
+    from information.entries import with_labels
+    from information.interval import Normals
+
+    codes = torch.from_numpy(latents.codes).double()
+    if latents.logvar is None:
+        logvar = 2 * (np.log(tau) + codes.std(0).clamp(min=1e-6).log())
+    else:
+        logvar, tau = torch.from_numpy(latents.logvar).double(), None
+    return {"tau": tau, **with_labels(Normals.draw(codes, logvar, seed), latents.labels)}
+
+
+def information_lines(record: dict) -> list[str]:
+    """The codes that say most about each label, with their intervals."""
+    found = record["information_nats"]
+    noise = "" if found["tau"] is None else f" at tau {found['tau']:g}"
+    low = np.maximum(0, found["lower"] - 2 * found["lower_se"])
+    high = found["upper"] + 2 * found["upper_se"]
+    lines = [f"  I(z_d; label){noise}, nats from .. to, of the two codes that say most:"]
+    for k, label in enumerate(record["label_names"]):
+        best = np.argsort(-found["lower"][:, k], kind="stable")[:2]
+        lines.append(f"  {label:22s} " + ", ".join(f"z{d} {low[d, k]:.2f} .. {high[d, k]:.2f}" for d in best))
+    return lines
 
 
 def draw(latents: Latents, matrices: dict, folder: Path, number: int) -> list[Path]:
@@ -109,6 +142,7 @@ def table(records: list[dict], summary: dict) -> str:
                      f"{record['labels']} labels; mean +- sd over folds")
         lines += [f"  {name:22s} " + (UNDEFINED if mean is None else f"{mean:8.4f} +- {record['sd'][name]:.4f}")
                   for name, mean in record["mean"].items()]
+        lines += information_lines(record)
     if summary:
         lines.append(f"over {len(records)} files: mean +- half width of the 95% t-interval (sd)")
         lines += [f"  {name:22s} " + (UNDEFINED if s["mean"] is None
@@ -152,10 +186,13 @@ def _run(argv: list[str]) -> None:
         scores = disentanglement.evaluate(
             latents.codes, latents.labels, metrics, own.predictor, own.folds, cfg.r_seed, own.jobs
         )
-        pictures = draw(latents, scores["matrices"], folder, number)
+        found = information(latents, cfg.tau[0], cfg.r_seed)
+        shown = {**scores["matrices"], "interval": {"information": (found["lower"] + found["upper"]).clip(min=0) / 2}}
+        pictures = draw(latents, shown, folder, number)
         records.append({"name": latents.name, "path": latents.path, "hash": file_hash(latents.path),
                         "split": latents.split, "rows": len(latents.codes), "codes": latents.codes.shape[1],
                         "labels": latents.labels.shape[1], "label_names": latents.label_names, **scores,
+                        "information_nats": found,
                         "pictures": pictures})
     names = records[0]["mean"] if len(records) > 1 else ()
     summary = {name: disentanglement.interval([record["mean"][name] for record in records]) for name in names}

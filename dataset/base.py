@@ -40,6 +40,7 @@ class Spec:
     source: str = "built in"  # where to get it, and where to put it under --data_dir
     exact: bool = False  # is log p(x) known?
     gives_z: bool = False  # does each row bring the z it is conditioned on?
+    entropy: float | None = None  # H(x) in nats, where x is uniform over images that are known to differ
 
 
 class Images(Protocol):

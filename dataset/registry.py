@@ -78,6 +78,8 @@ def _open(own: Spec, size: int | None, channels: int | None, root: Path):
         raise CommandError(f"--input_size {spec.size} must be at least 1")
     if spec.size != own.size:
         spec = replace(spec, levels=256)  # interpolation leaves the lattice of the set's own
+    if spec.size < 8 or spec.channels != own.channels:
+        spec = replace(spec, entropy=None)  # images may coincide
     source = _READERS[own.name].read(spec, root)
     return replace(spec, **{key: value for key, value in source.details.items() if value}), source
 

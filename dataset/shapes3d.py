@@ -12,6 +12,7 @@ one scene's three light maps. The hues cost three multiplications a pixel.
 from __future__ import annotations
 
 import colorsys
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +24,8 @@ FACTORS = ("floor hue", "wall hue", "object hue", "scale", "shape", "orientation
 FACTOR_SIZES = (10, 10, 10, 8, 4, 15)
 SHAPES = ("cube", "cylinder", "sphere", "capsule")
 COUNT = int(np.prod(FACTOR_SIZES))
-SPECS = (Spec("shapes3d", 64, labels="factors", label_names=FACTORS, factor_sizes=FACTOR_SIZES),)
+SPECS = (Spec("shapes3d", 64, labels="factors", label_names=FACTORS, factor_sizes=FACTOR_SIZES,
+              entropy=math.log(COUNT)),)
 
 _SCENES = int(np.prod(FACTOR_SIZES[3:]))  # what the hues do not change
 _SCALES = np.linspace(0.75, 1.25, 8)

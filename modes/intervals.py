@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from information import interval
+from information.entries import of_entries
 from information.interval import Bracket, Normals, Rows, bracket
 from modes.measuring import Sample, codes_of
 from modes.noisy_latent import NoisyLatent
@@ -132,4 +132,4 @@ def _latent(codes: Codes, logvars: list[Tensor], seed: int, regular: bool) -> La
     tested = None if codes.tested is None else measured.rows(codes.tested)
     rate = kl_to_normal(measured.mean, measured.logvar) if regular else None
     found = bracket(measured, fit, choose, tested=tested, rate=rate, chosen_on=codes.chosen_on, seed=seed)
-    return Latent(measured.z, measured, found, interval.of_entries(measured, fit if tested is None else None))
+    return Latent(measured.z, measured, found, of_entries(measured, fit if tested is None else None))

@@ -276,6 +276,9 @@ class Likelihood:
             truth = torch.cat([self.sample.dataset.log_density(x.cpu()) for _, x in self.sample.batches()])
             entry["excess_nats"], entry["excess_se"] = average(nll_nats + truth)
             entry["exact_nats"] = -truth.mean().item()
+        entropy = self.sample.dataset.spec.entropy
+        if entropy is not None and kind in ("discrete", "dequantised"):
+            entry |= {"entropy_nats": entropy, "excess_nats": mean - entropy, "excess_se": se}
         return entry
 
 
@@ -322,7 +325,9 @@ def bounds_table(entries: list[dict], names: list[str] | None = None) -> str:
         if careful:
             row.append("; ".join(entry.get("cautions", [])) or "-")
         if exact:
-            row.append(f"{entry['excess_nats']:.4f} +- {entry['excess_se']:.4f}" if "excess_nats" in entry else "-")
+            truth = entry.get("exact_nats", entry.get("entropy_nats"))
+            row += ["-", "-"] if truth is None else [
+                f"{truth:.4f}", f"{entry['excess_nats']:.4f} +- {entry['excess_se']:.4f}"]
         rows.append(([names[i]] if names else []) + row)
-    head += (["caution"] if careful else []) + (["excess over exact"] if exact else [])
+    head += (["caution"] if careful else []) + (["exact, nats", "excess"] if exact else [])
     return markdown_table((["experiment"] if names else []) + head, rows)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from information.entries import of_entries, with_labels
 from information.interval import (
     Normals,
     Symbols,
@@ -13,9 +14,8 @@ from information.interval import (
     check_order,
     check_taus,
     check_usable,
+    controlled,
     exact,
-    of_entries,
-    with_labels,
 )
 from information.likelihood import Mean
 
@@ -81,8 +81,6 @@ def test_the_control_variate_changes_the_error_and_not_the_mean():
     rows = normal_codes(3000, (0.2,) * 20)
     values = rows.log_conditional()
     noise = values + rows.entropy()
-    from information.interval import controlled
-
     assert controlled(values, noise).se < 1e-9
     assert controlled(values, noise).mean == pytest.approx(-rows.entropy()[0].item())
 
@@ -90,19 +88,16 @@ def test_the_control_variate_changes_the_error_and_not_the_mean():
 @pytest.mark.parametrize(("error", "independent"), [(0.0, False), (0.2, False), (0.0, True)])
 def test_symmetric_channels(error, independent):
     sizes = (10, 4)
-    rng = np.random.default_rng(0)
 
     def make(count, seed):
-        sent = np.stack([rng.integers(size, size=count) for size in sizes], 1)
-        wrong = rng.random(sent.shape) < error
-        z = np.where(wrong, (sent + np.stack([rng.integers(1, size, size=count) for size in sizes], 1)) % sizes, sent)
-        if independent:
-            z = rng.permutation(sent)
-        return Symbols(torch.from_numpy(sent), torch.from_numpy(z), sizes, error, independent)
+        sent = np.random.default_rng(seed).integers(sizes, size=(count, len(sizes)))
+        return Symbols.draw(torch.from_numpy(sent), sizes, error, independent, seed)
 
     truth = 0.0 if independent else sum(
         math.log(m) + sum(p * math.log(p) for p in (1 - error, error) if p) - error * math.log(m - 1) for m in sizes)
     measured, fit, _ = three(make)
+    assert (measured.z != measured.sent).double().mean().item() == pytest.approx(
+        0.825 if independent else error, abs=0.03)
     found = bracket(measured, fit)
     holds(found, truth, 0.15)
     assert measured.capacity == pytest.approx(truth)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from oracles import GaussianDenoiser, PairDenoiser
 from torch import nn
 
 import config as config_module
+import experiment
 from dataset import points, registry
 from diffusion import Gaussian, LogSNRProposal
 from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data
@@ -90,6 +92,37 @@ def test_nll_of_lattice_data_reports_every_bound_under_its_own_name(tmp_path):
     assert best["low"] >= run.model.schedule.logsnr_range[0]
     assert best["high"] <= run.model.schedule.logsnr_range[1]
     assert (config_module.folder(run.config, "results") / "nll_errors.png").stat().st_size > 1000
+
+
+def test_every_discrete_bound_of_shapes3d_stands_beside_its_entropy(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiment, "GAUSSIAN_ROWS", 500)
+    run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--dataset", "shapes3d", "--input_size", "8",
+                  "--unets_channels", "4", "--diffusion_steps", "4", "--npoints", "2", "--num_images", "4")
+    nll.measure_likelihood(run)
+    for entry in results(run, "nll.json")["entries"]:
+        if entry["kind"] == "lattice":
+            assert "entropy_nats" not in entry
+            continue
+        assert entry["entropy_nats"] == pytest.approx(math.log(480_000))
+        assert entry["excess_nats"] == pytest.approx(entry["nll_nats"] - math.log(480_000))
+        assert entry["excess_nats"] > -3 * entry["excess_se"]
+    assert "| 13.0815 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_no_bound_of_a_trained_network_lies_under_the_entropy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--model", "vanilla", "--dataset", "shapes3d", "--input_size", "8", "--unets_channels", "16", "--device",
+             "cpu", "--loss", "itd"]
+    assert run_main(["--mode", "train", *flags, "--epochs", "1", "--max_steps", "150", "--learning_rate", "1e-3",
+                     "--ema_decay", "0.9"]) == 0
+    assert run_main(["--mode", "nll", *flags, "--npoints", "16", "--num_images", "64"]) == 0
+    (path,) = Path("results").rglob("nll.json")
+    entries = [entry for entry in json.loads(path.read_text())["entries"] if "entropy_nats" in entry]
+    assert len(entries) > 5
+    for entry in entries:
+        assert entry["excess_nats"] > -3 * entry["excess_se"]
+    assert min(entry["excess_nats"] for entry in entries) < 900  # and the network has learnt: log(256) * 192 is 1,065
 
 
 def test_a_conditional_likelihood_is_never_printed_as_the_likelihood(tmp_path):
