@@ -125,6 +125,8 @@ def draw(latents: Latents, matrices: dict, folder: Path, number: int) -> list[Pa
         values = np.abs(2 * matrix - 1) if kind == "auroc" else matrix
         strongest = np.sort(np.argsort(-values.max(axis=1), kind="stable")[:SHOWN])
         title = "|2 AUROC - 1| of each code" if kind == "auroc" else f"{kind} of each code ({metric.upper()})"
+        if metric == "interval":
+            title = "I(z_d; label), middle of the interval, nats"
         if len(values) > SHOWN:
             title += f", the {SHOWN} strongest of {len(values)}"
         alone = sum(kind == other for _, other, _ in drawn) == 1
