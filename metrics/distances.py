@@ -126,7 +126,7 @@ def frechet_distance(mu1: np.ndarray, cov1: np.ndarray, mu2: np.ndarray, cov2: n
     mu1, cov1, mu2, cov2 = arrays
     product = _factor(cov1).T @ _factor(cov2)  # [rank1, rank2]
     if product.shape == cov1.shape:
-        # Squaring loses half of the digits of small singular values. In the sum it tells only where they ought to be
+        # Squaring loses half of the digits of small singular values. In the sum it matters only where they should be
         # zero, and it is four times as fast: so it is the way for full rank, and for full rank alone.
         singular = np.sqrt(np.linalg.eigvalsh(product.T @ product).clip(min=0))
     else:
