@@ -241,6 +241,10 @@ class Config:
                                type=number(0, above=True))
     display_epochs: int | None = flag(None, "epochs between sample grids", modes=("training",),
                                       unset="as --save_epochs", type=integer(1))
+    fid_epochs: int | None = flag(None, "epochs between FIDs of 1,000 samples, which go to the log; the best is kept "
+                                  "as best.pth", modes=("train",), needs=IMAGES, unset="none", type=integer(1))
+    best: bool = flag(False, "read best.pth, which --fid_epochs keeps, in place of the newest checkpoint",
+                      modes=("sampling", "inversion", "measuring", "save_latent", "plot_latent"))
     tb_logger: bool = flag(False, "write TensorBoard events too", modes=("training",))
 
     # Sampling

@@ -163,6 +163,15 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
     raise CommandError(f"no checkpoint in {folder}: run --mode train with the same flags first")
 
 
+def best_checkpoint(folder: Path, given: frozenset[str]) -> Path:
+    """best.pth of a folder. Raises CommandError where there is none, or another checkpoint is named too."""
+    if "epochs" in given:
+        raise CommandError("--best and --epochs each name a checkpoint: give one of them")
+    if not (folder / "best.pth").exists():
+        raise CommandError(f"{folder}/best.pth does not exist: train with --fid_epochs K, or leave --best out")
+    return folder / "best.pth"
+
+
 def open_trained(command: Command, path: Path | None = None, kinds: tuple[str, ...] = MODELS) -> Trained:
     """The trained model that a command line names, or the one at `path`, of one of the kinds.
 
@@ -171,7 +180,8 @@ def open_trained(command: Command, path: Path | None = None, kinds: tuple[str, .
     _, config, given = command
     if path is None:
         folder = config_module.folder(config, "models")
-        path = find_checkpoint(folder, config.epochs if "epochs" in given else None)
+        path = best_checkpoint(folder, given) if config.best else find_checkpoint(
+            folder, config.epochs if "epochs" in given else None)
     device = pick_device(config.device)
     record = open_record(path, kinds, device)
     config = config_module.trained(config, given, config_module.from_stored(record["config"], path), path)

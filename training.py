@@ -49,6 +49,7 @@ from information.likelihood import (
     profile,
     unconditional,
 )
+from metrics.progress import Progress
 from models import LatentDiffusion, schedule_for
 from rng import Rng, seed_dropout
 from sampling import generate
@@ -57,6 +58,7 @@ from utils import CommandError, RunError, atomic, check_writable, save_checkpoin
 VALIDATION_ROWS = 1_000
 CURVE_POINTS, CURVE_BINS = 8, 20  # of the held-out error curve that --loss itd logs
 DISPLAY_STEPS = 100  # of the sampler, in the grids drawn during training
+SCORE_STEPS = 20  # of the sampler, for --fid_epochs
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -149,9 +151,10 @@ class Run:
 
     def __init__(self, stepper: Stepper, dataset: registry.Dataset, config: Config, folder: Path, logs: Path,
                  record: dict, validate: Callable[[nn.Module], dict],
-                 show: Callable[[nn.Module, int], None]):
+                 show: Callable[[nn.Module, int], None], score: Callable[[nn.Module], dict] | None = None):
         self.stepper, self.dataset, self.config, self.folder, self.record = stepper, dataset, config, folder, record
         self.metrics, self.validate, self.show = logs / "metrics.jsonl", validate, show
+        self.score, self.best = score, math.inf  # FID of samples, and the least of it so far
         self.device, self.seed = stepper.device, config.r_seed
         self.batch = min(config.batch_size, len(dataset))
         if self.batch % distributed.world():
@@ -239,14 +242,23 @@ class Run:
         means = self._means()
         self.sums = {}
         last = self.stepper.step == self.total
+        score = self._scored() if self.score and (epoch % self.config.fid_epochs == 0 or last) else {}
         if distributed.is_main():
             line = {"epoch": epoch, "step": self.stepper.step, "unit": self.record["unit"], "train": means,
-                    **self.validate(self.stepper.ema)}
+                    **self.validate(self.stepper.ema), **score}
             self._log(line)
             if epoch % (self.config.display_epochs or self.config.save_epochs) == 0 or last:
                 self.show(self.stepper.ema, epoch)
         if epoch % self.config.save_epochs == 0 or last:
             self.save(f"model-{epoch}.pth")
+
+    def _scored(self) -> dict:
+        """The averaged weights' score; where it is the best so far, they are kept as best.pth."""
+        score = self.score(self.stepper.ema)
+        if score["fid"] < self.best:
+            self.best = score["fid"]
+            self.save("best.pth")
+        return score
 
     def _open_board(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -264,6 +276,8 @@ class Run:
             for part in ("train", "val"):
                 for name, value in line.get(part, {}).items():
                     self.board.add_scalar(f"{part}/{name}", value, line["step"])
+            if "fid" in line:
+                self.board.add_scalar("val/fid", line["fid"], line["step"])
             if "curve" in line:
                 self.board.add_figure("val/error curve", plots.error_curve(line["curve"]), line["step"])
             self.board.flush()
@@ -275,7 +289,7 @@ class Run:
         if not torch.stack(torch._foreach_norm(list(self.stepper.model.parameters()))).isfinite().all():
             raise self._diverged("the weights are")
         if distributed.is_main():
-            state = {**self.record, **self.stepper.state(), "sums": self.sums}
+            state = {**self.record, **self.stepper.state(), "sums": self.sums, "best": self.best}
             state["epoch"] = math.ceil(self.stepper.step / self.epoch_steps)
             state["config"] = config_module.to_dict(self.config)
             save_checkpoint(self.folder / name, state)
@@ -283,7 +297,7 @@ class Run:
     def resume(self, record: dict) -> None:
         """Take up a checkpoint's state, and cut the log back to it."""
         self.stepper.load(record)
-        self.sums = record["sums"]
+        self.sums, self.best = record["sums"], record.get("best", math.inf)
         if self.metrics.exists() and distributed.is_main():
             kept = [line for line in self.metrics.read_text().splitlines(True) if _step_of(line) <= self.stepper.step]
             with atomic(self.metrics) as temporary:
@@ -353,7 +367,7 @@ def start_or_resume(run: Run, config: Config) -> bool:
         sweep(run.metrics.parent)
     if found is None:
         if distributed.is_main():
-            for old in [run.folder / "last.pth", *checkpoints(run.folder), run.metrics]:
+            for old in [run.folder / "last.pth", run.folder / "best.pth", *checkpoints(run.folder), run.metrics]:
                 old.unlink(missing_ok=True)
         distributed.barrier()
         return True
@@ -417,7 +431,26 @@ def train(command: Command) -> None:
     def show(ema: nn.Module, epoch: int) -> None:
         show_samples(ema, config, folders[2] / "train" / f"epoch-{epoch:04d}.png", device)
 
-    finish(Run(stepper, dataset, config, folders[0], folders[1], record, validate, show), config, folders[2])
+    run = Run(stepper, dataset, config, folders[0], folders[1], record, validate, show, scorer(dataset, config, device))
+    finish(run, config, folders[2])
+
+
+def scorer(dataset: registry.Dataset, config: Config, device: torch.device) -> Callable[[nn.Module], dict] | None:
+    """The FID of a model's samples, {fid, fid_se}, for --fid_epochs; None without it."""
+    if config.fid_epochs is None:
+        return None
+    classifier = Path(config.model_folder) / f"{config.dataset}_classifier.pth"
+    measure = Progress(dataset, classifier, device, config.batch_size)
+    steps = min(SCORE_STEPS, config.diffusion_steps)
+
+    def score(model: nn.Module) -> dict:
+        @torch.no_grad()  # in here: it is a thread's own, and images are drawn ahead in another one
+        def draw(numbers: Tensor) -> Tensor:
+            return generate(model, Rng(config.r_seed, numbers.to(device)), steps=steps, sampler="dpmpp")
+
+        return measure(draw)
+
+    return score
 
 
 @torch.no_grad()

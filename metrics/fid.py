@@ -116,13 +116,19 @@ def dataset_images(name: str, data_dir: str, split: str, channels: int) -> Image
     """
     if name in registry.SPECS and registry.SPECS[name].kind == "points":
         raise CommandError(f"data set '{name}' holds points, not images")
-    dataset = registry.load(name, split, root=data_dir, channels=channels)
+    return images_of(registry.load(name, split, root=data_dir), channels)
+
+
+def images_of(dataset: registry.Dataset, channels: int, limit: int | None = None) -> Images:
+    """The first images of an open data set with these channels, their levels spread over 0 .. 255."""
 
     def read(numbers):
-        raw = dataset.raw(numbers).numpy()
+        raw = registry.recolour(dataset.raw(numbers).numpy(), channels)
         return raw if dataset.levels == 256 else np.rint(raw * (255 / (dataset.levels - 1))).astype(np.uint8)
 
-    return Images(f"{name} ({split})", len(dataset), dataset.shape, read, lambda number: f"{name} ({split}) {number}")
+    source = f"{dataset.spec.name} ({dataset.split})"
+    count = min(len(dataset), limit or len(dataset))
+    return Images(source, count, (channels, *dataset.shape[1:]), read, lambda number: f"{source} {number}")
 
 
 def _batches(images: Images, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

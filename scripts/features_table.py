@@ -32,7 +32,7 @@ MEANING = {
     "real": "other images of the set, as they are",
     "blurred": "Gaussian blur of so many pixels",
     "noised": "Gaussian noise of so many of 255 levels",
-    "one-sided": "so large a share of the images of the second half of the classes replaced by images of the first half",
+    "one-sided": "so large a share of the images of the later half of the classes replaced by images of the others",
 }
 SHOWN = 8  # images a row of the picture
 
@@ -62,7 +62,7 @@ def sets_of(dataset: registry.Dataset, count: int, channels: int) -> dict[tuple[
     early = np.flatnonzero(labels <= labels.max() // 2)
     spare = early[early >= 2 * count]
     if len(dataset) < 2 * count or len(spare) < count:
-        raise CommandError(f"--images {count}: {dataset.spec.name} has {len(dataset)}, and five times as many are needed")
+        raise CommandError(f"--images {count} needs five times as many: {dataset.spec.name} has {len(dataset)}")
 
     def images(name: str, rows: np.ndarray, change: Callable | None = None, *strength: float) -> fid.Images:
         def read(numbers):
@@ -105,10 +105,11 @@ def measure(name: str, count: int, data_dir: str, extractor: extractors.Extracto
 
 def steps_above(row: dict, rows: list[dict]) -> float | None:
     """Standard errors by which FID lies above that of the next weaker strength, the real images being the weakest."""
-    kin = [other for other in rows if other["damage"] in (row["damage"], "real") and other["strength"] < row["strength"]]
-    if not kin:
+    kin = [other for other in rows if other["damage"] in (row["damage"], "real")]
+    weaker = [other for other in kin if other["strength"] < row["strength"]]
+    if not weaker:
         return None
-    below = max(kin, key=lambda other: other["strength"])
+    below = max(weaker, key=lambda other: other["strength"])
     return (row["fid"] - below["fid"]) / (row["fid_se"] ** 2 + below["fid_se"] ** 2) ** 0.5
 
 
@@ -138,13 +139,13 @@ def _run(argv: list[str]) -> None:
     folder = Path(args.folder)
     check_writable(folder)
     extractor = extractors.efficientnet(args.device)
-    record = {"images": args.images, "meaning": MEANING, "threads": torch.get_num_threads(), "versions": versions(),
-              "sets": {}}
+    record = {"images": args.images, "meaning": MEANING, "threads": torch.get_num_threads(),
+              "versions": versions(), "sets": {}}
     for name in args.datasets:
         found = record["sets"][name] = measure(name, args.images, args.data_dir, extractor, folder / f"{name}.png")
         print(table(name, found["rows"]), flush=True)
-        print(f"{found['images_per_second']:.1f} images a second, {found['images_per_processor_second']:.1f} a second of "
-              f"the processor ({record['threads']} threads)", flush=True)
+        print(f"{found['images_per_second']:.1f} images a second, {found['images_per_processor_second']:.1f} a second "
+              f"of the processor ({record['threads']} threads)", flush=True)
         write_json(folder / "table.json", record)
 
 

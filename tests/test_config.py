@@ -198,7 +198,8 @@ def test_a_modes_help_shows_what_it_uses(mode, capsys):
 
 @pytest.mark.parametrize("name", [item.name for item in fields(Config) if isinstance(item.default, bool)])
 def test_boolean_flags_are_off_when_absent_and_take_no_value(name):
-    extra = {"use_C": " --kld_weight 1", "is_latent": " --mode eval", "soft": " --mode nll"}.get(name, "")
+    extras = {"use_C": " --kld_weight 1", "is_latent": " --mode eval", "soft": " --mode nll", "best": " --mode nll"}
+    extra = extras.get(name, "")
     assert getattr(config(extra), name) == (name == "resume")
     assert getattr(config(f"--{name}{extra}"), name) is True
     with pytest.raises(CommandError):
