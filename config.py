@@ -387,7 +387,8 @@ class _Help(argparse.HelpFormatter):
 
 def did_you_mean(word: str, known) -> str:
     """'; did you mean ...?', where one of the known words is near, else ''."""
-    near = difflib.get_close_matches(word, list(known), 1)
+    begun = [one for one in known if len(word) > 3 and one.startswith(word)]
+    near = begun or difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -1,22 +1,21 @@
 """One table of what experiments' result files say:  python -m scripts.summary results/EXP [results/EXP_seed1 ...]
 
 A column an experiment, a row a measure. Folders whose names differ in a last `seedN` alone (--tag seedN) are runs of
-one experiment: their cell is the mean and the deviation over runs. A single run's cell has its own standard error where
-the measure has one. Prints the table; writes results/summary.md and results/summary.json (--output).
+one experiment: their cell is the mean over runs with half its 95 % interval. A single run's cell has its own standard
+error where the measure has one. Prints the table; writes results/summary.md and results/summary.json (--output).
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from utils import CommandError, atomic, read_json, write_json
+from config import Parser
+from metrics.disentanglement import interval
+from utils import CommandError, atomic, exit_status, read_json, write_json
 
 PROG = "python -m scripts.summary"
 
@@ -113,7 +112,10 @@ def experiment_of(folder: Path) -> str:
 
 
 def summarise(folders: list[Path]) -> dict[str, dict]:
-    """{experiment: {"runs": [...], "measures": {measure: {"values", "mean", "sd" over runs, "se" of a single run}}}}"""
+    """{experiment: {"runs": [...], "measures": {measure: {"values", "mean", "sd", "ci95" over runs, "se" of one run}}}}
+
+    ci95 is half the width of Student's 95 % interval of the mean.
+    """
     groups: dict[str, dict[Path, dict[str, Value]]] = {}
     for folder in folders:
         groups.setdefault(experiment_of(folder), {})[folder] = read_run(folder)
@@ -125,20 +127,33 @@ def over_runs(runs: list[dict[str, Value]]) -> dict[str, dict]:
     measures = {}
     for measure in dict.fromkeys(name for run in runs for name in run):
         values = [run[measure] for run in runs if measure in run]
-        numbers = np.array([value.value for value in values], dtype=float)
-        several = len(values) > 1
-        measures[measure] = {"values": numbers.tolist(), "mean": float(numbers.mean()),
-                             "sd": float(numbers.std(ddof=1)) if several else None,
-                             "se": None if several else values[0].se}
+        over = interval([value.value for value in values])
+        measures[measure] = {"values": [value.value for value in values], "mean": over["mean"], "sd": over["sd"],
+                             "ci95": over["ci95"], "se": values[0].se if len(values) == 1 else None}
     return measures
 
 
 def cell(measured: dict | None) -> str:
     if measured is None:
         return ""
-    spread = measured["sd"] if measured["sd"] is not None else measured["se"]
+    spread = measured["ci95"] if measured["ci95"] is not None else measured["se"]
     text = f"{measured['mean']:.4g}" + ("" if spread is None else f" ± {spread:.2g}")
     return text + (f" (n = {len(measured['values'])})" if measured["sd"] is not None else "")
+
+
+def best(summary: dict[str, dict], key: str) -> str:
+    """The experiments that have the one measure whose name holds `key`, the highest mean first.
+
+    Raises CommandError where no measure or several have it.
+    """
+    measures = dict.fromkeys(name for group in summary.values() for name in group["measures"])
+    found = [name for name in measures if key in name]
+    if len(found) != 1:
+        raise CommandError(f"--best {key}: {'no measure' if not found else 'more than one measure'} of that name; "
+                           f"there are: {'; '.join(found or measures)}")
+    there = [(group["measures"][found[0]], name) for name, group in summary.items() if found[0] in group["measures"]]
+    there.sort(key=lambda pair: -pair[0]["mean"])
+    return "\n".join([f"{found[0]}, highest first:", *(f"  {cell(measured):32} {name}" for measured, name in there)])
 
 
 def table(summary: dict[str, dict]) -> str:
@@ -149,27 +164,33 @@ def table(summary: dict[str, dict]) -> str:
     for measure in dict.fromkeys(name for group in summary.values() for name in group["measures"]):
         cells = (cell(group["measures"].get(measure)) for group in summary.values())
         lines.append(f"| {measure} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "± over n runs: standard deviation; of one run: standard error."])
+    return "\n".join([*lines, "", "± over n runs: half the 95 % interval of the mean; of one run: standard error."])
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def write(folders: list[Path], output: Path) -> str:
+    """Write the summary of result folders to `output`.md and .json; the table, to print."""
+    summary = summarise(list(dict.fromkeys(folders)))
+    text = table(summary)
+    with atomic(output.with_name(output.name + ".md")) as temporary:
+        temporary.write_text(text + "\n")
+    write_json(output.with_name(output.name + ".json"), summary)
+    return text
+
+
+def _run(argv: list[str]) -> None:
+    parser = Parser(prog=PROG, description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="results/EXP", help="result folders of experiments")
     parser.add_argument("--output", type=Path, default=Path("results/summary"), metavar="PATH",
                         help="files to write, without .md and .json (default: results/summary)")
+    parser.add_argument("--best", metavar="KEY", help="list the experiments by the measure whose name holds KEY")
     args = parser.parse_args(argv)
-    try:
-        summary = summarise(list(dict.fromkeys(args.folders)))
-        text = table(summary)
-        with atomic(args.output.with_name(args.output.name + ".md")) as temporary:
-            temporary.write_text(text + "\n")
-        write_json(args.output.with_name(args.output.name + ".json"), summary)
-    except CommandError as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 2
-    print(text)
-    return 0
+    text = write(args.folders, args.output)
+    print(best(summarise(list(dict.fromkeys(args.folders))), args.best) if args.best else text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program. Returns the exit status."""
+    return exit_status(PROG, _run, argv)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import train_classifier
 from config import parse
 from dataset import registry
 from run import check_served
-from scripts import compare_samplers, mmd_table, plot_results, summary
+from scripts import compare_samplers, mmd_table, plot_results, summary, sweep
 from utils import read_json, write_json
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
@@ -219,7 +219,59 @@ def test_seeds_are_averaged_with_their_deviation(in_tmp, capsys):
     found = measures(in_tmp / "table", "digits_32d")[f"FID, {pair}"]
     assert (found["mean"], found["values"]) == (3.0, [1.0, 2.0, 6.0])
     assert found["sd"] == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
-    assert "3 ± 2.6 (n = 3)" in capsys.readouterr().out
+    assert found["ci95"] == pytest.approx(4.30265 * (7 / 3) ** 0.5, rel=1e-4)  # Student's t, two degrees of freedom
+    assert "3 ± 6.6 (n = 3)" in capsys.readouterr().out
+
+
+def test_experiments_are_ordered_by_a_measure(in_tmp, capsys):
+    for name, fid in (("a", 2.0), ("b", 5.0)):
+        write_fid(in_tmp / "results" / name, fid)
+    assert summary.main(["results/a", "results/b", "--best", "FID"]) == 0
+    out = capsys.readouterr().out
+    assert "highest first" in out and out.index(" b") < out.index(" a")
+    assert summary.main(["results/a", "--best", "colour"]) == 2
+    assert "colour" in capsys.readouterr().err
+
+
+def test_a_sweep_is_every_combination_of_values_and_seeds():
+    args, swept, shared = sweep.parse([
+        "--mmd_weight", "0.01", "0.1", "--learning_rate", "1e-3", "--seeds", "2", "--",
+        *["--dataset", "digits", "--epochs", "3", "--model_folder", "m"]])
+    runs = sweep.runs_of(swept, args.seeds, shared)
+    assert [run.command.config.experiment for run in runs] == [
+        f"digits_32d_{weight}mmd_learning_rate1e-3-seed{seed}" for weight in ("0.01", "0.1") for seed in (0, 1)]
+    assert {run.command.config.r_seed for run in runs} == {0, 1}
+    for step in ("train", "save_latent", "train_classifier.py", "latent_quality", "nll"):
+        program, *words = runs[0].words(step)
+        again = parsed(program, words)
+        assert again.config.experiment == runs[0].command.config.experiment
+        assert again.config.model_folder == "m" and (again.config.epochs == 3) == (step == "train")
+    assert sweep.measures_of(runs[0], None) == ["classification", "latent_quality"]
+
+
+@pytest.mark.parametrize("words, culprit", [
+    ("--mmd_weight x -- --dataset digits", "--mmd_weight"), ("--mmd_weight 0.1 -- --dataset moon", "moon"),
+    ("--seeds 0 -- --dataset digits", "--seeds"), ("--mmd 0.1 --", "--mmd_weight"),
+    ("--mmd_weight 0.1 -- --npoints 3", "--npoints"),
+])
+def test_a_wrong_sweep_is_one_line_before_anything_runs(words, culprit, in_tmp, capsys):
+    assert sweep.main(words.split()) == 2
+    err = capsys.readouterr().err
+    assert culprit in err and err.count("\n") == 1
+    assert not list(in_tmp.iterdir())
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_measures_and_goes_on(in_tmp, capsys):
+    words = ("--mmd_weight 0.01 0.1 --seeds 2 -- --dataset digits --a_dim 4 --epochs 1 --max_steps 3 --batch_size 64 "
+             "--unets_channels 8 --encoder_channels 8 --diffusion_steps 10 --sampling_number 2 --device cpu")
+    assert sweep.main(["--measure", "classification", *words.split()]) == 0
+    assert "± " in capsys.readouterr().out
+    table = read_json("results/sweep.json")
+    assert len(table) == 2 and all(len(group["runs"]) == 2 for group in table.values())
+    before = {path: path.stat().st_mtime_ns for path in Path("results").rglob("classification.json")}
+    assert sweep.main(["--measure", "classification", *words.split()]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 def test_distances_of_other_weights_and_other_models_are_not_averaged(in_tmp):

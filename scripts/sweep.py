@@ -1,0 +1,171 @@
+"""Train and measure every combination of some flags' values, over several seeds, and put the results into one table:
+
+    python -m scripts.sweep --mmd_weight 0.01 0.1 --seeds 3 -- --dataset digits --a_dim 8 --epochs 20
+
+Flags before `--` are swept, each over its values; those after it belong to every run, as run.py takes them. A run is
+an experiment of its own (--tag seedN). Called again, the sweep goes on: finished trainings and measurements are kept.
+What the runs print goes to results/sweep/NAME.log. Leaves results/sweep.md and .json, as scripts.summary writes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+import config as config_module
+from config import MODES, PROGRAM, Command, Config, Parser, integer, reads
+from dataset import registry
+from scripts import summary
+from utils import CommandError, exit_status
+
+PROG = "scripts.sweep"
+SUITE = Path(__file__).resolve().parents[1]
+MEASURES = ("classification", "disentanglement", "latent_quality", "nll")
+# measure -> the modes and programs that make its result file, in order
+STEPS = {
+    "classification": ("save_latent", "train_classifier.py"),
+    "disentanglement": ("save_latent", "eval_disentanglement.py"),
+    "latent_quality": ("latent_quality",),
+    "nll": ("nll",),
+}
+
+
+class Run(NamedTuple):
+    """One training of the sweep: its parsed command line."""
+
+    command: Command
+
+    @property
+    def results(self) -> Path:
+        return config_module.folder(self.command.config, "results")
+
+    @property
+    def checkpoints(self) -> Path:
+        return config_module.folder(self.command.config, "models")
+
+    def words(self, step: str) -> list[str]:
+        """The command line of a mode or a program for this run: of the typed flags those that it reads."""
+        row = MODES.get(step, PROGRAM)
+        words = ["run.py", "--mode", step] if step in MODES else [step]
+        for item in fields(Config):
+            if item.name in self.command.given and reads(row, step, item.name) and item.name != "epochs":
+                words += _typed(item, getattr(self.command.config, item.name))
+        return words + (["--epochs", str(self.command.config.epochs)] if step == "train" else [])
+
+
+def _typed(item, value) -> list[str]:
+    if isinstance(item.default, bool):
+        return [f"--{item.name}" if value else f"--no-{item.name}"]
+    return [f"--{item.name}", *map(str, value if isinstance(value, tuple) else [value])]
+
+
+def swept_flags() -> dict[str, object]:
+    """Flags of a model or of its training, by name; the seed is swept by --seeds."""
+    return {item.name: item for item in fields(Config)
+            if item.metadata["kind"] in ("model", "training") and item.name not in ("tag", "r_seed")}
+
+
+def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]], list[str]]:
+    """The sweep's own flags, the values of each swept flag, and the words that belong to every run."""
+    own, shared = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    parser = Parser(prog=PROG, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seeds", type=integer(1, 1000), default=1, help="seeds 0, 1 ... of each setting (default: 1)")
+    parser.add_argument("--jobs", type=integer(1, 64), default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--measure", nargs="+", choices=MEASURES, metavar="NAME",
+                        help=f"what is measured: {', '.join(MEASURES)} (default: what the model and its labels allow)")
+    parser.add_argument("--output", type=Path, default=Path("results/sweep"), metavar="PATH",
+                        help="the table's files, without .md and .json (default: results/sweep)")
+    group = parser.add_argument_group("swept over the values given")
+    for name, item in swept_flags().items():
+        group.add_argument(f"--{name}", nargs="+", metavar="VALUE", default=argparse.SUPPRESS,
+                           help=item.metadata["help"].replace("%", "%%"))
+    args = parser.parse_args(own)
+    swept = {name: vars(args)[name] for name in swept_flags() if name in vars(args)}
+    return args, swept, shared
+
+
+def runs_of(swept: dict[str, list[str]], seeds: int, shared: list[str]) -> list[Run]:
+    """Every combination of values and seeds. Raises CommandError for a wrong flag, before anything runs."""
+    found = []
+    for values in itertools.product(*swept.values()):
+        chosen = dict(zip(swept, values, strict=True))
+        words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+        base = config_module.parse(["--mode", "train", *shared, *words], PROG, registry.SPECS)
+        # what the experiment's name does not tell, the tag does
+        named = [f"{name}{value}" for name, value in chosen.items() if swept_flags()[name].metadata["kind"] != "model"]
+        for seed in range(seeds):
+            tag = "-".join(filter(None, (base.config.tag, *named, f"seed{seed}")))
+            typed = ["--mode", "train", *shared, *words, "--r_seed", str(seed), "--tag", tag]
+            found.append(Run(config_module.parse(typed, PROG, registry.SPECS)))
+    return found
+
+
+def measures_of(run: Run, wanted: list[str] | None) -> list[str]:
+    """The measures that a run's model and data have."""
+    config = run.command.config
+    spec = registry.SPECS[config.dataset]
+    encodes, images = config.has_latent and not spec.gives_z, spec.kind == "image"
+    able = {"classification": encodes and spec.labels != "none",
+            "disentanglement": encodes and spec.labels == "factors",
+            "latent_quality": images and config.model == "diff",
+            "nll": config.model == "vanilla" or (config.model == "diff" and config.z_dropout > 0)}
+    return [name for name in wanted or MEASURES if able[name]]
+
+
+def carry_out(run: Run, wanted: list[str] | None, threads: int) -> str:
+    """Train and measure one run. Returns what went wrong, or ''."""
+    log = Path("results", "sweep", run.command.config.experiment.replace("/", "-") + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    steps = ["train"]
+    for measure in measures_of(run, wanted):
+        if not _is_fresh(run.results / f"{measure}.json", run.checkpoints):
+            steps += [step for step in STEPS[measure] if step not in steps]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    with open(log, "a") as file:
+        for step in steps:
+            words = run.words(step)
+            print("+", *words, file=file, flush=True)
+            done = subprocess.run([sys.executable, str(SUITE / words[0]), *words[1:]], stdout=file, stderr=file,
+                                  env=environment)
+            if done.returncode:
+                return f"{run.command.config.experiment}: {step} ended with status {done.returncode}: see {log}"
+    return ""
+
+
+def _is_fresh(result: Path, checkpoints: Path) -> bool:
+    """Whether a result file is younger than every checkpoint."""
+    trained = max((path.stat().st_mtime for path in checkpoints.glob("model-*.pth")), default=float("inf"))
+    return result.is_file() and result.stat().st_mtime >= trained
+
+
+def _run(argv: list[str]) -> None:
+    args, swept, shared = parse(argv)
+    runs = runs_of(swept, args.seeds, shared)
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        ends = pool.map(lambda run: carry_out(run, args.measure, threads), runs)
+        failed = list(filter(None, tqdm(ends, total=len(runs), desc="sweep", unit="run")))
+    for line in failed:
+        print(line, file=sys.stderr)
+    folders = [run.results for run in runs if run.results.is_dir()]
+    if not folders:
+        raise CommandError("no run of the sweep left a result")
+    print(summary.write(folders, args.output))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program. Returns the exit status."""
+    return exit_status(PROG, _run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
