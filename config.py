@@ -324,10 +324,20 @@ class Command(NamedTuple):
 
 
 _FIELDS = {item.name: item for item in fields(Config)}
+# The schedule that a network made elsewhere was trained on, where its files do not say and no flag does.
+FOREIGN_SCHEDULE = {
+    "ddpm": {"schedule": "linear", "beta1": 1e-4, "betaT": 0.02, "diffusion_steps": 1000},
+    "iddpm": {"schedule": "cosine", "diffusion_steps": 4000},
+}
 
 def names_of(kind: str) -> tuple[str, ...]:
     """The fields of one kind: 'model', 'training' or 'run'."""
     return tuple(name for name, item in _FIELDS.items() if item.metadata["kind"] == kind)
+
+
+def default_of(config: Config, name: str):
+    """A flag's value where it is not typed; of a schedule, that of the denoiser at hand."""
+    return FOREIGN_SCHEDULE.get(config.denoiser, {}).get(name, _FIELDS[name].default)
 
 
 def words_in_name(config: Config, name: str) -> str:
@@ -335,7 +345,7 @@ def words_in_name(config: Config, name: str) -> str:
     form, value = _FIELDS[name].metadata["in_name"], getattr(config, name)
     if callable(form):
         return form(config)
-    return form.format(value) if value != _FIELDS[name].default else ""
+    return form.format(value) if value != default_of(config, name) else ""
 
 
 def _experiment(config: Config) -> str:
@@ -464,6 +474,7 @@ def parse(argv: list[str], prog: str, datasets: dict, extra=None) -> Command | t
     others = argparse.Namespace(**{name: typed.pop(name) for name in own})
     mode = typed.pop("mode", None)
     given = frozenset(typed)
+    typed = {**FOREIGN_SCHEDULE.get(typed.get("denoiser"), {}), **typed}
     config = Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
     _refuse_unread(row or MODES[mode], mode, given)
     config = normalise(config, datasets, given)

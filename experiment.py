@@ -85,12 +85,23 @@ def load_model(record: dict, config: Config, device: torch.device) -> nn.Module:
     return model.to(device).eval()
 
 
-def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, device: torch.device) -> nn.Module:
-    """A model with weights drawn from the seed, on the device; the caller's global generator is left as it was."""
+def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, device: torch.device,
+                given: frozenset[str] = frozenset()) -> nn.Module:
+    """A model with weights drawn from the seed, or somebody's, on the device. `given` are the flags typed by hand.
+
+    What somebody's files do not say, and was assumed, is printed. The caller's global generator is left as it was.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.r_seed)
-        model = build_model(config, registry.SPECS[config.dataset], shape, gaussian.to(device))
+        model = build_model(config, registry.SPECS[config.dataset], shape, gaussian.to(device), given=given)
+    for line in assumptions_of(model):
+        distributed.say(f"assumed: {line}")
     return model.to(device)
+
+
+def assumptions_of(model: nn.Module) -> list[str]:
+    """What was assumed of a network made elsewhere, a line each; nothing of one of our own."""
+    return getattr(getattr(model, "network", None), "assumptions", [])
 
 
 def describe_network(model: nn.Module) -> dict | None:

@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+import pretrained
 from config import Config
 from diffusion import (
     LOWEST,
@@ -32,7 +33,6 @@ from diffusion import (
     proposal_for,
 )
 from modules import Decoder, Encoder, LatentMLP, PointMLP, UNet, mlp
-from pretrained import denoiser
 from regularisers import Latent
 from rng import Rng
 from utils import CommandError
@@ -243,16 +243,17 @@ def multipliers(config: Config, size: int, depth: int) -> tuple[int, ...]:
 
 
 def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian,
-                description: dict | None = None) -> Diffusion | InfoDiff | VAE:
+                description: dict | None = None, given: frozenset[str] = frozenset()) -> Diffusion | InfoDiff | VAE:
     """A model with fresh weights, or with weights made elsewhere (--init_from).
 
     spec        the data set's data.Spec: default width and depth of the networks
     shape       (C, H, W) of an image, or (n,) of a point
     gaussian    moments of the training split, on the device that the model will run on
     description what `pretrained.describe` said of a network made elsewhere, to build it again without its file
+    given       the flags typed by hand: a schedule among them is what a network made elsewhere was trained on
     """
     if config.denoiser in ("ddpm", "iddpm"):
-        return adopt(config, shape, gaussian, description)
+        return adopt(config, shape, gaussian, description, given)
     points = len(shape) == 1
     width = config.unets_channels or spec.width
     levels = None if points else multipliers(config, shape[-1], spec.depth)
@@ -282,13 +283,17 @@ def objective_for(config: Config, schedule: Schedule, gaussian: Gaussian) -> Sim
     return ITDObjective(proposal, gaussian)
 
 
-def adopt(config: Config, shape: tuple[int, ...], gaussian: Gaussian, description: dict | None) -> Diffusion:
-    """Plain diffusion around a network made elsewhere, on that network's own schedule."""
+SCHEDULE = frozenset(("schedule", "beta1", "betaT", "diffusion_steps"))  # the flags that make up a schedule
+
+
+def adopt(config: Config, shape: tuple[int, ...], gaussian: Gaussian, description: dict | None,
+          given: frozenset[str]) -> Diffusion:
+    """Plain diffusion around a network made elsewhere, on that network's own schedule, or the one typed by hand."""
     if description is not None:
-        network = denoiser.build(description)
+        network = pretrained.build(description)
     else:
-        load = {"ddpm": denoiser.load_ddpm, "iddpm": denoiser.load_iddpm}[config.denoiser]
-        network = load(config.init_from, config.dropout)
+        load = {"ddpm": pretrained.load_ddpm, "iddpm": pretrained.load_iddpm}[config.denoiser]
+        network = load(config.init_from, config.dropout, {name: getattr(config, name) for name in SCHEDULE & given})
     network.check_image_shape(shape)
     return Diffusion(network, network.schedule, objective_for(config, network.schedule, gaussian), gaussian, shape)
 

@@ -415,7 +415,7 @@ def train(command: Command) -> None:
     device = pick_device(config.device)
     dataset, held_out = load_data(config, "train"), load_data(config, "val")
     gaussian = fit_gaussian(dataset, config.num_workers)
-    model = build_fresh(config, dataset.shape, gaussian, device)
+    model = build_fresh(config, dataset.shape, gaussian, device, command.given)
     if config.has_latent:
         model.latent.check_batch(min(config.batch_size, len(dataset)))
     stepper = Stepper(model, config, device)

@@ -18,7 +18,7 @@ import distributed
 import plots
 from config import Command
 from diffusion import LogSNRProposal
-from experiment import Trained, build_fresh, fit_gaussian, load_data, open_trained, pick_device
+from experiment import Trained, assumptions_of, build_fresh, fit_gaussian, load_data, open_trained, pick_device
 from information.likelihood import (
     GAUSSIAN,
     Curve,
@@ -66,9 +66,8 @@ def open_untuned(command: Command) -> Trained:
     """The network of --init_from, with the moments of the data it is measured on."""
     config, device = command.config, pick_device(command.config.device)
     dataset = load_data(config, "train")
-    model = build_fresh(config, dataset.shape, fit_gaussian(dataset, config.num_workers), device)
-    place = Path(config.init_from)
-    weights = place if place.is_file() else next(place.rglob("diffusion_pytorch_model.*"))
+    model = build_fresh(config, dataset.shape, fit_gaussian(dataset, config.num_workers), device, command.given)
+    weights = model.network.source
     return Trained(config, command.given, model.eval().requires_grad_(False), weights, 0, 0, device)
 
 
@@ -96,7 +95,7 @@ def measure_likelihood(trained: Trained) -> None:
     write_json(folder / "nll.json", {
         "mode": "nll", **provenance(trained), "split": sample.split, "num_images": sample.count,
         "npoints": config.npoints, "logsnr_range": [proposal.low, proposal.high], "range": range_note(model, proposal),
-        "reference": reference,
+        "reference": reference, "assumptions": assumptions_of(model),
         "entries": entries, "curves": shapes,
     })
     plots.error_curves(shapes, folder / "nll_errors.png", f"{config.dataset}: denoising error")

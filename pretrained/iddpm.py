@@ -1,180 +1,104 @@
-"""The U-Net of improved diffusion (Nichol & Dhariwal, ICML 2021), written so that its published weights load.
+"""State dicts of improved diffusion (Nichol & Dhariwal 2021), e.g. cifar10_uncond_vlb_50M_500K.pt.
 
-The names of its parameters are those of the published state dicts, so the containers are called `input_blocks`,
-`in_layers` and so on as they are there. What the names do not show, and every weight depends on:
-
-* the embedding of the time has its cosines first;
-* in a residual block the second normalisation is modulated: norm(h) * (1 + scale) + shift;
-* the 3C channels of an attention's `qkv` are ordered [head, (q, k, v), channel].
+Sizes are read from the shapes. What the shapes do not show is taken from the published models, and said.
 """
 
 from __future__ import annotations
 
-import math
+import re
+from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor
 
-GROUPS = 32
-PERIOD = 10_000.0
+from pretrained.denoiser import PretrainedDenoiser, build, fill, noise_channels, read_state, sizes_of, with_flags
+from pretrained.improved_unet import GROUPS
+from utils import CommandError
 
-
-def embed_time(times: torch.Tensor, width: int) -> torch.Tensor:
-    """Sinusoidal features of a fractional time in 0..1000, cosines first: [B] -> [B, width], width even."""
-    half = width // 2
-    rates = torch.exp(torch.arange(half, device=times.device) * (-math.log(PERIOD) / half))  # from 1 to nearly 1/PERIOD
-    angles = times.float()[:, None] * rates
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+# The published models have 4 heads, 4000 steps of the cosine schedule, and feed index i as i * 1000/4000.
+HEADS, TIMES = 4, 1000
+SCHEDULE = {"name": "cosine", "steps": 4000}
 
 
-class GroupNorm32(nn.GroupNorm):
-    """Group normalisation in 32 groups, computed in float32 whatever the precision around it."""
+def load_iddpm(file: str | Path, dropout: float = 0.0, flags: dict | None = None) -> PretrainedDenoiser:
+    """An unconditional model of improved diffusion with scale-shift norm, from its state dict (a .pt file).
 
-    def __init__(self, channels: int):
-        super().__init__(GROUPS, channels)
-
-    def forward(self, h):
-        return super().forward(h.float()).to(h.dtype)
-
-
-class ResidualBlock(nn.Module):
-    """[B, c_in, H, W], time embedding [B, c_time] -> [B, c_out, H, W]; the time scales and shifts the second norm."""
-
-    def __init__(self, c_in: int, c_out: int, c_time: int, dropout: float):
-        super().__init__()
-        self.in_layers = nn.Sequential(GroupNorm32(c_in), nn.SiLU(), nn.Conv2d(c_in, c_out, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(c_time, 2 * c_out))
-        self.out_layers = nn.Sequential(
-            GroupNorm32(c_out), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(c_out, c_out, 3, padding=1)
-        )
-        self.skip_connection = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
-
-    def forward(self, x, time):
-        norm, *rest = self.out_layers
-        scale, shift = self.emb_layers(time)[:, :, None, None].chunk(2, dim=1)
-        h = norm(self.in_layers(x)) * (1 + scale) + shift
-        for layer in rest:
-            h = layer(h)
-        return self.skip_connection(x) + h
-
-
-class Attention(nn.Module):
-    """Self-attention over the H*W positions, added to its input: [B, C, H, W] -> [B, C, H, W]."""
-
-    def __init__(self, channels: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.norm = GroupNorm32(channels)
-        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
-        self.proj_out = nn.Conv1d(channels, channels, 1)
-
-    def forward(self, x):
-        positions = x.flatten(2)  # [B, C, H*W]
-        # Heads are split off first; each then holds its own queries, keys and values.
-        qkv = self.qkv(self.norm(positions)).unflatten(1, (self.heads, 3, -1))  # [B, heads, 3, C/heads, H*W]
-        q, k, v = qkv.transpose(-1, -2).unbind(2)  # each [B, heads, H*W, C/heads]
-        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)
-        return x + self.proj_out(h.flatten(1, 2)).view_as(x)
-
-
-class Downsample(nn.Module):
-    """Halve the sides by a convolution of stride 2."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, h):
-        return self.op(h)
-
-
-class Upsample(nn.Module):
-    """Double the sides by repeating pixels, then convolve."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, h):
-        return self.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
-
-
-class Stage(nn.Sequential):
-    """Layers in a row, of which the residual blocks are conditioned on time."""
-
-    def forward(self, h, time):
-        for layer in self:
-            h = layer(h, time) if isinstance(layer, ResidualBlock) else layer(h)
-        return h
-
-
-class ImprovedUNet(nn.Module):
-    """x [B, in_channels, H, W], time [B] in 0..1000 (fractions allowed) -> [B, out_channels, H, W].
-
-    channels     width of the first level; a multiple of 32
-    multipliers  width of every level over `channels`; each level but the last halves the sides on its way down
-    blocks       residual blocks a level going down; one more going up
-    attention    the levels (0 is full resolution) whose residual blocks are followed by attention
-    heads        of every attention
+    flags   --schedule, --diffusion_steps, --beta1 and --betaT as far as they were typed, {name: value}: obeyed
+    Raises CommandError, one line, for a file that is absent, broken, or has a missing, unknown or misshapen entry, and
+    for the variants of the network that are not taken: classes, resblock_updown, no scale-shift norm.
     """
+    file, flags = Path(file), flags or {}
+    state = _without_prefix(read_state(file))
+    _refuse_variants(state, file)
+    schedule = with_flags(SCHEDULE, flags)
+    assumed = [f"{HEADS} attention heads", f"times rescaled to 0 .. {TIMES}"]
+    if not flags:
+        assumed.append(f"the {schedule['name']} schedule of {schedule['steps']} steps (--schedule, --diffusion_steps)")
+    description = {
+        "kind": "iddpm",
+        "network": {**_sizes(state, file), "heads": HEADS, "dropout": dropout},
+        "schedule": schedule,
+        "time_scale": TIMES / schedule["steps"],
+        "assumptions": [f"{file.name} does not say, and assumed is: {', '.join(assumed)}"],
+    }
+    return fill(build(description), state, file)
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        channels: int,
-        multipliers: list[int],
-        blocks: int,
-        attention: list[int],
-        heads: int,
-        dropout: float = 0.0,
-    ):
-        super().__init__()
-        c_time, self.channels = 4 * channels, channels
-        self.time_embed = nn.Sequential(nn.Linear(channels, c_time), nn.SiLU(), nn.Linear(c_time, c_time))
 
-        def stage(level: int, c_in: int, c_out: int) -> list[nn.Module]:
-            block = ResidualBlock(c_in, c_out, c_time, dropout)
-            return [block, Attention(c_out, heads)] if level in attention else [block]
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names without the `module.` that DistributedDataParallel writes before each of them."""
+    prefix = "module."
+    if state and all(name.startswith(prefix) for name in state):
+        return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
-        widths = [channels * multiplier for multiplier in multipliers]
-        width = channels
-        self.input_blocks = nn.ModuleList([Stage(nn.Conv2d(in_channels, channels, 3, padding=1))])
-        skips = [channels]  # the width of what each input block leaves for the way up
-        for level, c_out in enumerate(widths):
-            for _ in range(blocks):
-                self.input_blocks.append(Stage(*stage(level, width, c_out)))
-                width = c_out
-                skips.append(width)
-            if level < len(widths) - 1:
-                self.input_blocks.append(Stage(Downsample(width)))
-                skips.append(width)
 
-        self.middle_block = Stage(
-            ResidualBlock(width, width, c_time, dropout),
-            Attention(width, heads),
-            ResidualBlock(width, width, c_time, dropout),
-        )
+def _refuse_variants(state: dict[str, Tensor], file: Path) -> None:
+    """Raise CommandError, by its published flag, for a variant of the network that is not taken."""
+    if "label_emb.weight" in state:
+        raise CommandError(f"{file} is of a model of classes (class_cond, 'label_emb.weight'): only unconditional ones "
+                           "are taken")
+    if any(".h_upd." in name or ".x_upd." in name for name in state):
+        raise CommandError(f"{file} is of a model with resblock_updown: not the network of improved diffusion")
+    first, width = state.get("input_blocks.1.0.emb_layers.1.weight"), state.get("input_blocks.1.0.in_layers.2.weight")
+    if first is not None and width is not None and first.shape[0] == width.shape[0]:
+        raise CommandError(f"{file}: 'input_blocks.1.0.emb_layers.1.weight' is of a model without scale-shift norm "
+                           "(use_scale_shift_norm False), which is not taken")
 
-        self.output_blocks = nn.ModuleList()
-        for level, c_out in reversed(list(enumerate(widths))):
-            for block in range(blocks + 1):
-                layers = stage(level, width + skips.pop(), c_out)
-                width = c_out
-                if level > 0 and block == blocks:
-                    layers.append(Upsample(width))
-                self.output_blocks.append(Stage(*layers))
 
-        self.out = nn.Sequential(GroupNorm32(width), nn.SiLU(), nn.Conv2d(width, out_channels, 3, padding=1))
+def _sizes(state: dict[str, Tensor], file: Path) -> dict:
+    """The arguments of ImprovedUNet, as far as names and shapes show them."""
 
-    def forward(self, x, time):
-        embedding = self.time_embed(embed_time(time, self.channels))
-        h, skips = x, []
-        for stage in self.input_blocks:
-            h = stage(h, embedding)
-            skips.append(h)
-        h = self.middle_block(h, embedding)
-        for stage in self.output_blocks:
-            h = stage(torch.cat([h, skips.pop()], dim=1), embedding)
-        return self.out(h)
+    def shape(name: str) -> torch.Size:
+        if name not in state:
+            raise CommandError(f"{file} lacks '{name}': not the weights of improved diffusion")
+        if state[name].dim() != 4 or 0 in state[name].shape:
+            raise CommandError(f"{file}: '{name}' is {sizes_of(state[name])} where a convolution's four sizes belong")
+        return state[name].shape
+
+    channels, in_channels = shape("input_blocks.0.0.weight")[:2]
+    if channels % GROUPS:
+        raise CommandError(f"{file}: 'input_blocks.0.0.weight' has {channels} channels, not a multiple of {GROUPS}")
+
+    inside = {}  # what each input block but the first is made of: {1: {"0.in_layers", "1.qkv", ...}, 4: {"0.op"}, ...}
+    for name in state:
+        if place := re.match(r"input_blocks\.(\d+)\.(\d+\.\w+)\.", name):
+            inside.setdefault(int(place[1]), set()).add(place[2])
+    levels = [[]]  # the residual blocks of each level; a downsampling opens the next
+    for block in sorted(inside):
+        if "0.op" in inside[block]:
+            levels.append([])
+        else:
+            levels[-1].append(block)
+    if not all(levels):
+        raise CommandError(f"{file} has a level without residual blocks: not the weights of improved diffusion")
+
+    return {
+        "in_channels": in_channels,
+        "out_channels": noise_channels(shape("out.2.weight")[0], in_channels, file),
+        "channels": channels,
+        "multipliers": [shape(f"input_blocks.{level[0]}.0.in_layers.2.weight")[0] // channels for level in levels],
+        "blocks": len(levels[0]),
+        "attention": [
+            number for number, level in enumerate(levels) if any(part.startswith("1.") for part in inside[level[0]])
+        ],
+    }

@@ -118,6 +118,12 @@ def test_published_defaults():
     ("--loss itd --conditioning crossattn --tag b", "digits_32d_0.1mmd_crossattn_itd_b"),
     ("--model vanilla --loss itd --a_dim 7", "vanilla/digits_itd"),
     ("--model vae --kld_weight 1 --mmd_weight 0", "vae/digits_32d_1kld"),
+    ("--model vanilla --denoiser iddpm --init_from x", "vanilla/digits_iddpm"),
+    ("--model vanilla --denoiser iddpm --init_from x --schedule cosine --diffusion_steps 4000",
+     "vanilla/digits_iddpm"),
+    ("--model vanilla --denoiser iddpm --init_from x --schedule linear --diffusion_steps 1000",
+     "vanilla/digits_linear_1000steps_iddpm"),
+    ("--model vanilla --denoiser ddpm --init_from x", "vanilla/digits_ddpm"),
 ])
 def test_experiment_strings(words, name):
     made = config(words)

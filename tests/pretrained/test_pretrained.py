@@ -1,4 +1,6 @@
+import copy
 import json
+import math
 import os
 import socket
 import sys
@@ -9,10 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import config as config_module
 import utils
-from pretrained import denoiser
-from pretrained.denoiser import build, describe, load_ddpm, load_iddpm
-from pretrained.iddpm import Attention, ImprovedUNet, embed_time
+from dataset import registry
+from diffusion import Gaussian
+from experiment import build_fresh
+from pretrained import build, denoiser, describe, load_ddpm, load_iddpm
+from pretrained.improved_unet import Attention, ImprovedUNet, embed_time
 
 LISTED = Path(__file__).parents[1] / "data" / "iddpm_cifar10_state_dict.tsv"
 SMALL = {
@@ -51,6 +56,11 @@ def small_file(folder, **changes):
     network = randomised(ImprovedUNet(**{**SMALL, **changes}))
     torch.save(network.state_dict(), folder / "weights.pt")
     return folder / "weights.pt", network
+
+
+def published_cosine(steps):
+    f = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - f[1:] / f[:-1], 0.999)
 
 
 def refusal(call, *arguments):
@@ -155,6 +165,117 @@ def test_files_that_are_no_state_dict_are_refused_and_never_run(in_tmp):
     torch.save({}, file)
     assert "input_blocks.0.0.weight" in refusal(load_iddpm, file)
     assert "does not exist" in refusal(load_iddpm, in_tmp / "absent.pt")
+
+
+@pytest.mark.parametrize("change, culprit", [
+    (lambda state: {**state, "label_emb.weight": torch.zeros(10, 128)}, "class_cond"),
+    (lambda state: {name.replace("2.0.op", "2.0.h_upd.op"): value for name, value in state.items()}, "resblock_updown"),
+    (lambda state: {name: value[: len(value) // 2] if "emb_layers.1" in name else value
+                    for name, value in state.items()}, "use_scale_shift_norm"),
+    (lambda state: {**state, "out.2.bias": torch.full((2,), math.nan)}, "'out.2.bias' holds"),
+    (lambda state: {**state, "out.2.bias": torch.zeros(2, dtype=torch.int8)}, "'out.2.bias' holds"),
+    (lambda state: {"state": {0: {"step": 1}}, "param_groups": []}, "optimiser"),
+    (lambda state: {"model": state, "ema": state}, "save its entry 'ema' alone"),
+    (lambda state: {"state_dict": state, "epoch": 3}, "save its entry 'state_dict' alone"),
+])
+def test_other_files_of_improved_diffusion_are_refused_by_name(tmp_path, change, culprit):
+    file, network = small_file(tmp_path)
+    torch.save(change(network.state_dict()), file)
+    assert culprit in refusal(load_iddpm, file)
+
+
+def test_prefixed_names_and_half_precision_load(tmp_path):
+    file, network = small_file(tmp_path)
+    expected = load_iddpm(file).state_dict()
+    torch.save({f"module.{name}": value for name, value in network.state_dict().items()}, file)
+    assert all(torch.equal(value, expected[name]) for name, value in load_iddpm(file).state_dict().items())
+    torch.save({name: value.half() for name, value in network.state_dict().items()}, file)
+    for name, value in load_iddpm(file).state_dict().items():
+        assert torch.equal(value, expected[name].half().float())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the files do not say is assumed aloud, or typed by flag
+
+
+def test_what_a_state_dict_does_not_say_is_an_assumption(tmp_path):
+    file, _ = small_file(tmp_path)
+    (said,) = load_iddpm(file).assumptions
+    for part in ("weights.pt", "4 attention heads", "cosine schedule of 4000 steps", "--diffusion_steps"):
+        assert part in said
+    assert build(describe(load_iddpm(file))).assumptions == [said]
+    (said,) = load_iddpm(file, flags={"schedule": "linear", "diffusion_steps": 1000}).assumptions
+    assert "4 attention heads" in said and "cosine" not in said
+
+
+@pytest.mark.parametrize("words, betas, scale", [
+    ("", published_cosine(4000), 0.25),
+    ("--schedule linear --diffusion_steps 1000", np.linspace(1e-4, 0.02, 1000), 1.0),
+    ("--schedule linear --diffusion_steps 2000", np.linspace(5e-5, 0.01, 2000), 0.5),  # improved diffusion's scaling
+    ("--diffusion_steps 500", published_cosine(500), 2.0),
+    ("--schedule linear --diffusion_steps 1000 --beta1 2e-4 --betaT 0.01", np.linspace(2e-4, 0.01, 1000), 1.0),
+])
+def test_a_schedule_typed_by_hand_is_the_networks(tmp_path, capsys, words, betas, scale):
+    file, _ = small_file(tmp_path)
+    _, config, given = config_module.parse(
+        f"--model vanilla --denoiser iddpm --init_from {file} {words}".split(), "run.py", registry.SPECS)
+    gaussian = Gaussian(torch.zeros(64).double(), torch.ones(64).double(), None)
+    model = build_fresh(config, (1, 8, 8), gaussian, torch.device("cpu"), given)
+    assert "assumed: weights.pt does not say" in capsys.readouterr().out
+    np.testing.assert_allclose(model.schedule.betas.numpy(), betas, rtol=1e-9)
+    assert model.network.times(model.schedule.logsnr_table[-1:]).item() == pytest.approx((len(betas) - 1) * scale)
+    assert config.diffusion_steps == len(betas) and model.network.source == file
+
+
+@pytest.mark.parametrize("scheduler, culprit", [
+    ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "flow matching"),
+    ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, "flow matching"),
+    ({"_class_name": "EDMEulerScheduler"}, "EDM"),
+    ({"_class_name": "ScoreSdeVeScheduler", "num_train_timesteps": 2000}, "variance-exploding"),
+    ({"_class_name": "KarrasVeScheduler"}, "variance-exploding"),
+    ({"_class_name": "CMStochasticIterativeScheduler", "num_train_timesteps": 40}, "consistency"),
+    ({"_class_name": "LCMScheduler", "beta_schedule": "linear"}, "consistency"),
+    ({"_class_name": "SomebodysScheduler"}, "SomebodysScheduler"),
+    ({"_class_name": ["DDPMScheduler"]}, "DDPMScheduler"),
+    ({"_class_name": "DDPMScheduler", "prediction_type": "v_prediction"}, "v_prediction"),
+    ({"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True}, "use_flow_sigmas"),
+    ({"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}, "timestep_type"),
+    ({"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+    ({"_class_name": "DDPMScheduler", "variance_type": "learned"}, "variance_type"),
+    ({"_class_name": "DDPMScheduler", "num_train_timesteps": True}, "num_train_timesteps"),
+    ({"_class_name": "DDPMScheduler", "beta_schedule": ["linear"]}, "beta_schedule"),
+])
+def test_schedulers_outside_the_list_are_refused_by_name(tmp_path, scheduler, culprit):
+    """Needs no diffusers: nothing is built before the scheduler is known."""
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
+    (tmp_path / "scheduler_config.json").write_text(json.dumps(scheduler))
+    said = refusal(load_ddpm, tmp_path)
+    assert "scheduler_config.json" in said and culprit in said
+
+
+@pytest.mark.parametrize("index, folders, culprit", [
+    ({"_class_name": "LDMPipeline"}, [], "latent"),
+    ({"_class_name": "ConsistencyModelPipeline"}, [], "consistency"),
+    ({"_class_name": "MyPipeline", "vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DModel"]}, [],
+     "'vae'"),
+    ({"_class_name": "MyPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}, [], "'text_encoder'"),
+    (None, ["vqvae"], "'vqvae'"),
+])
+@pytest.mark.parametrize("inside", [False, True], ids=["pipeline", "its unet"])
+def test_latent_and_other_pipelines_are_refused_by_name(tmp_path, index, folders, culprit, inside):
+    home = tmp_path / "unet"
+    for folder in ("unet", *folders):
+        (tmp_path / folder).mkdir()
+    (home / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
+    if index is not None:
+        (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert culprit in refusal(load_ddpm, home if inside else tmp_path)
+
+
+def test_a_folder_of_checkpoints_names_one(tmp_path):
+    for step in (500, 900):
+        (tmp_path / f"checkpoint-{step}" / "unet").mkdir(parents=True)
+    assert "checkpoint-900" in refusal(load_ddpm, tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -298,10 +419,7 @@ DDPM_TIMES = {
 
 
 def published_betas(name):
-    if name == "linear":
-        return np.linspace(1e-4, 0.02, 1000)
-    f = np.cos((np.arange(4001) / 4000 + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - f[1:] / f[:-1], 0.999)
+    return np.linspace(1e-4, 0.02, 1000) if name == "linear" else published_cosine(4000)
 
 
 @pytest.mark.parametrize("description", [DDPM_TIMES, IDDPM], ids=["ddpm", "iddpm"])
@@ -414,6 +532,70 @@ def test_diffusers_pipeline_folder_brings_its_own_schedule(tmp_path, unet):
     (tmp_path / "scheduler" / "scheduler_config.json").rename(tmp_path / "unet" / "scheduler_config.json")
     (tmp_path / "unet").rename(tmp_path / "flat")
     agree(load_ddpm(tmp_path / "flat"), unet, schedule_table(2e-4, 0.01, 800))
+
+
+def test_a_scheduler_of_even_deviations_is_read(tmp_path, unet):
+    diffusers = pytest.importorskip("diffusers")
+    scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_start=1e-3, beta_end=0.012)
+    diffusers.DDIMPipeline(unet, scheduler).save_pretrained(tmp_path)
+    abar = scheduler.alphas_cumprod.double()
+    agree(load_ddpm(tmp_path), unet, torch.log(abar) - torch.log1p(-abar))
+
+
+@pytest.mark.parametrize("options", [{"max_shard_size": "5KB"}, {"variant": "fp16"},
+                                     {"variant": "fp16", "max_shard_size": "5KB"},
+                                     {"max_shard_size": "5KB", "safe_serialization": False}])
+def test_shards_and_variants_load(tmp_path, unet, options):
+    unet.save_pretrained(tmp_path, **options)
+    assert not (tmp_path / "diffusion_pytorch_model.safetensors").exists()
+    denoiser = load_ddpm(tmp_path)
+    agree(denoiser, unet, schedule_table())
+    assert denoiser.source.is_file()
+    if "max_shard_size" in options:
+        denoiser.source.unlink()
+        assert denoiser.source.name in refusal(load_ddpm, tmp_path)
+
+
+def test_half_precision_becomes_float32(tmp_path, unet):
+    copy.deepcopy(unet).half().save_pretrained(tmp_path)
+    denoiser = load_ddpm(tmp_path)
+    assert {value.dtype for value in denoiser.state_dict().values()} == {torch.float32}
+    assert torch.equal(denoiser.network.conv_in.weight, unet.conv_in.weight.half().float())
+
+
+def test_averaged_weights_are_taken_where_there_are_both(tmp_path, unet):
+    diffusers = pytest.importorskip("diffusers")
+    place = tmp_path / "run" / "checkpoint-500"
+    unet.save_pretrained(place / "unet")
+    averaged = randomised(copy.deepcopy(unet), seed=5)
+    ema = diffusers.training_utils.EMAModel(averaged.parameters(), model_cls=diffusers.UNet2DModel,
+                                            model_config=averaged.config)
+    ema.save_pretrained(place / "unet_ema")
+    denoiser = load_ddpm(place)
+    agree(denoiser, averaged, schedule_table())
+    assert denoiser.source.parent.name == "unet_ema" and len(denoiser.assumptions) == 1
+    assert "no scheduler" in denoiser.assumptions[0]
+    plain = load_ddpm(place / "unet")
+    agree(plain, unet, schedule_table())
+    assert "unet_ema are not used" in plain.assumptions[1]
+
+
+def test_flags_fill_in_for_a_missing_scheduler_and_never_contradict_one(tmp_path, unet):
+    unet.save_pretrained(tmp_path)
+    denoiser = load_ddpm(tmp_path, flags={"schedule": "cosine", "diffusion_steps": 500})
+    np.testing.assert_allclose(denoiser.schedule.betas.numpy(), published_cosine(500))
+    assert "as typed" in denoiser.assumptions[0]
+    pytest.importorskip("diffusers").DDPMScheduler().save_pretrained(tmp_path)
+    assert load_ddpm(tmp_path, flags={"diffusion_steps": 1000}).assumptions == []
+    for flags in ({"schedule": "cosine"}, {"diffusion_steps": 500}, {"betaT": 0.01}):
+        assert f"--{next(iter(flags))}" in refusal(load_ddpm, tmp_path, 0.0, flags)
+
+
+def test_another_image_size_than_the_models_own_is_refused(tmp_path, unet):
+    unet.save_pretrained(tmp_path)
+    denoiser = load_ddpm(tmp_path)
+    denoiser.check_image_shape((3, 8, 8))
+    assert "--input_size 8" in refusal(denoiser.check_image_shape, (3, 16, 16))
 
 
 def test_diffusers_folder_with_the_old_names_of_attention(tmp_path, unet):
