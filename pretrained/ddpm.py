@@ -151,8 +151,8 @@ def _check_scheduler(config: dict, file: Path) -> list[str]:
     name = config.get("_class_name")
     if name is not None:
         _refuse_name(str(name), file)
-        if name not in SCHEDULERS:
-            raise CommandError(f"{file}: scheduler '{name}' is not known; taken are {', '.join(sorted(SCHEDULERS))}")
+        if not isinstance(name, str) or name not in SCHEDULERS:
+            raise CommandError(f"{file}: scheduler {name!r} is not known; taken are {', '.join(sorted(SCHEDULERS))}")
     for setting, taken in SETTINGS.items():
         if config.get(setting, taken[0]) not in taken:
             raise CommandError(f"{file}: {setting} is {config[setting]!r}; taken is "
@@ -166,7 +166,7 @@ def _betas(config: dict, file: Path) -> dict:
     steps = config.get("num_train_timesteps", 1000)
     if type(steps) is not int or not 2 <= steps <= 100_000:
         raise CommandError(f"{file}: num_train_timesteps is {steps!r}, not a number of steps")
-    if name not in NAMES:
+    if not isinstance(name, str) or name not in NAMES:
         raise CommandError(f"{file}: beta_schedule is {name!r}; taken are {', '.join(NAMES)}")
     if name == "squaredcos_cap_v2":
         return {"name": "cosine", "steps": steps}

@@ -145,6 +145,8 @@ def build(description: dict) -> PretrainedDenoiser:
     channels, sides = network.config.in_channels, network.config.sample_size
     if isinstance(sides, int):
         sides = (sides, sides)
+    if sides is not None and not (isinstance(sides, list | tuple) and [type(side) for side in sides] == [int, int]):
+        raise CommandError(f"--denoiser ddpm: config.json's sample_size {sides!r} is no image size")
     return PretrainedDenoiser(
         network,
         description,

@@ -628,6 +628,7 @@ def test_unfit_diffusers_folder_is_one_line(tmp_path, unet):
     good = json.loads(config.read_text())
 
     for change in ({"_class_name": "UNet2DConditionModel"}, {"time_embedding_type": "fourier"}, {"num_class_embeds": 9},
+                   {"sample_size": ["8", 8]}, {"sample_size": "8"},
                    {"block_out_channels": [8]}, {"out_channels": 4}, {"down_block_types": ["X", "Y"]}):
         config.write_text(json.dumps({**good, **change}))
         assert "config.json" in refusal(load_ddpm, tmp_path)
