@@ -13,6 +13,7 @@ from recipes import block, follow, python
 
 import config
 import modes
+import modules
 import run
 from utils import read_json, write_npz
 
@@ -24,13 +25,7 @@ DATA_SET = {"new": {"dataset/mine.py": block("Data set")},
 
 *REGULARISER, WEIGHT = block("Regulariser").splitlines(keepends=True)
 *MODE, ROW = block("Mode").splitlines(keepends=True)
-# A line of config.SAMPLERS, and at the end of sampling.py:
-SAMPLER_NAME = '    "mean": Sampler("the denoiser\'s mean at the first level"),\n'
-SAMPLER = '''
-def mean(denoiser, x, grid, z=None, rng=None, on_step=silent):
-    return predict_x(x, _level(x, grid[0].item()), denoiser(x, _level(x, grid[0].item()), z))
-SAMPLERS["mean"] = mean
-'''
+*SAMPLER, SAMPLER_NAME = block("Sampler").splitlines(keepends=True)  # the last line is one of config.SAMPLERS
 
 
 def load(monkeypatch, name, added=""):
@@ -58,7 +53,7 @@ def test_a_new_metric(in_tmp, monkeypatch, capsys):
     record = read_json("out/disentanglement.json")["files"][0]
     assert record["mean"]["spread"] > 0
     assert np.shape(record["matrices"]["spread"]["following"]) == (2, 2)
-    assert Path("out/following-0.png").stat().st_size > 1000 and Path("out/information-0.png").is_file()
+    assert Path("out/following-0.png").stat().st_size > 1000 and Path("out/mig-information-0.png").is_file()
 
 
 @pytest.fixture
@@ -114,7 +109,8 @@ def test_a_new_mode(in_tmp, monkeypatch, capsys):
 def test_a_new_sampler(tmp_path):
     names = 'SAMPLERS = {\n'
     end = (ROOT / "sampling.py").read_text().splitlines(keepends=True)[-1]
-    suite = follow(tmp_path, {}, {"config.py": (names, names + SAMPLER_NAME), "sampling.py": (end, end + SAMPLER)})
+    code = "".join(SAMPLER)
+    suite = follow(tmp_path, {}, {"config.py": (names, names + SAMPLER_NAME), "sampling.py": (end, end + code)})
     program = ("import torch, config, sampling; from dataset import registry; from rng import Rng; import diffusion;"
                "made = config.parse(['--mode', 'eval', '--sampler', 'mean'], 'run.py', registry.SPECS).config;"
                "grid = diffusion.linear_schedule(1e-3, 0.2, 60).grid(5); calls = [];"
@@ -123,3 +119,15 @@ def test_a_new_sampler(tmp_path):
                "print(tuple(x.shape), len(calls))")
     assert python(suite, "-c", program).strip() == "(7, 3) 1"
     assert "mean: the denoiser's mean" in python(suite, "run.py", "--mode", "eval", "--help")
+
+
+def test_another_unet(monkeypatch):
+    lines = block("U-Net")
+    for line in lines.splitlines():  # each stands for the line of models.py with that name
+        assert (ROOT / "models.py").read_text().count(f"\n{line.split(' = ')[0]} = ") == 1
+    models = load(monkeypatch, "models", lines)
+    multipliers = models.multipliers(config.Config(), 8, 4)
+    network = models.build_denoiser(config.Config(), (1, 8, 8), 8, multipliers, 2)
+    # Attention at two of three levels, three blocks down and four up in each, and one in the middle.
+    assert multipliers == (1, 2, 4)
+    assert sum(isinstance(module, modules.Attention) for module in network.modules()) == 15
