@@ -154,7 +154,7 @@ class InfoDiff(Diffusion, Encoding):
         loss, values = self.latent.add(error.mean(), z, mean, logvar, rng, progress, self.training)
         return {"loss": loss, "denoise": error, **values}
 
-    def told_tau(self) -> InfoDiff:
+    def conditioned_on_tau(self) -> InfoDiff:
         """A copy whose z has one entry more, for the level of the noise on it, and which starts by ignoring that entry.
 
         For I(x; z + N(0, tau^2)): a denoiser must match the z it is given.

@@ -99,7 +99,7 @@ def reference_of(gaussian: Gaussian) -> dict:
 def cautions(gaussian: Gaussian, proposal: LogSNRProposal, left: bool, right: bool) -> list[str]:
     """What a reader must know beside a number whose left or right tail is the Gaussian's: few words each.
 
-    How much a tail holds is told by the Gaussian itself: 1/2 Integral g(a) da below, 1/2 Integral (d - g(a)) da above.
+    How much a tail holds follows from the Gaussian: 1/2 Integral g(a) da below, 1/2 Integral (d - g(a)) da above.
     """
     found = []
     if gaussian.is_weak and (left or right):

@@ -1,4 +1,4 @@
-"""A denoiser that matches a noisy latent: z + tau * deviation * n, and told tau (for I(x; z + noise)).
+"""A denoiser that matches a noisy latent: z + tau * deviation * n, conditioned on tau (for I(x; z + noise)).
 
 A denoiser trained on clean z is not optimal for a noisy one: the difference form of I(x; z) would come out low and the
 orthogonal form high. So the encoder is frozen and a copy of the denoiser, which sees one entry more, log tau, is fitted
@@ -41,7 +41,7 @@ class NoisyLatent:
         return (2 * (math.log(tau) + self.deviation.log())).expand(count, -1)
 
 
-def tell(noisy: Tensor, tau: Tensor | float) -> Tensor:
+def with_tau(noisy: Tensor, tau: Tensor | float) -> Tensor:
     """What the fitted denoiser takes for z. [B, a_dim] -> [B, a_dim + 1]"""
     tau = torch.as_tensor(tau, device=noisy.device, dtype=noisy.dtype).expand(len(noisy))
     return torch.cat([noisy, tau.log()[:, None]], dim=1)
@@ -63,7 +63,7 @@ class WholeRange:
 
 def fit(model: InfoDiff, batch_at, codes: Tensor, scale: NoisyLatent, taus: Sequence[float], steps: int,
         batch_size: int, learning_rate: float, seed: int) -> InfoDiff:
-    """A copy of the model whose denoiser is told tau, fitted from the model's weights; in evaluation mode.
+    """A copy of the model whose denoiser is conditioned on tau, fitted from the model's weights; in evaluation mode.
 
     batch_at        indices [B] -> x [B, *shape] of the training split, on the model's device
     codes           [N, a_dim] the frozen encoder's codes of that split
@@ -75,20 +75,20 @@ def fit(model: InfoDiff, batch_at, codes: Tensor, scale: NoisyLatent, taus: Sequ
     goes on being trained, at the share of --z_dropout: both branches are to be taken from the twin. A function of
     `seed`.
     """
-    twin = model.told_tau()
+    twin = model.conditioned_on_tau()
     twin.train()
     if isinstance(twin.objective, SimpleObjective):
         twin.objective = WholeRange(model.gaussian)
     low, high = math.log(min(taus) / 2), math.log(max(taus) * 2)
     optimizer = torch.optim.Adam(twin.network.parameters(), lr=learning_rate)
     place = torch.arange(min(batch_size, len(codes)), device=codes.device)
-    for step in trange(steps, desc="fitting the denoiser that is told tau", leave=False):
+    for step in trange(steps, desc="fitting the denoiser conditioned on tau", leave=False):
         seed_dropout(seed, step)
         optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         rng = Rng(seed, place, step)
         index = (rng.uniform("row").double() * len(codes)).long()
         tau = (low + (high - low) * rng.uniform("level")).exp()
-        z = tell(scale.add(codes[index], tau, rng), tau)
+        z = with_tau(scale.add(codes[index], tau, rng), tau)
         keep = rng.uniform("keep") >= twin.z_dropout if twin.has_unconditional else None
         loss = twin.denoising_loss(batch_at(index), rng, z, keep).mean()
         optimizer.zero_grad(set_to_none=True)

@@ -63,14 +63,14 @@ def why_not(config, model) -> str | None:
 def usable_information(trained, sample: Sample, latents: list[Latent]) -> Usable:
     """Both forms of every latent, on the same noisy inputs.
 
-    Where z is given noise of its own (a deterministic encoder's), a twin is fitted that is told tau; the branches with
+    Where z is given noise of its own (a deterministic encoder's), a twin conditioned on tau is fitted; the branches with
     and without z are then both the twin's.
     """
     config, model = trained.config, in_float32(trained.model)
     given = [latent.z[: sample.count].float() for latent in latents]
     if latents[0].tau is not None:
         model = fit_twin(trained, latents)
-        given = [noisy_latent.tell(z, latent.tau) for z, latent in zip(given, latents, strict=True)]
+        given = [noisy_latent.with_tau(z, latent.tau) for z, latent in zip(given, latents, strict=True)]
     proposal, a_dim = proposal_of(model), latents[0].z.shape[1]
     with_z = {latent.name: (model.denoise, z) for latent, z in zip(latents, given, strict=True)}
     relied = sample.count >= 2 * a_dim
@@ -92,7 +92,7 @@ def usable_information(trained, sample: Sample, latents: list[Latent]) -> Usable
 
 
 def fit_twin(trained, latents: list[Latent]) -> InfoDiff:
-    """A copy of the denoiser that is told tau, fitted to the training split's codes."""
+    """A copy of the denoiser conditioned on tau, fitted to the training split's codes."""
     config, device = trained.config, trained.device
     training = Sample.of(trained, "train")
     training = replace(training, count=len(training.dataset))

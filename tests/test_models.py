@@ -176,21 +176,21 @@ def test_z_is_dropped_for_the_share_asked_for():
 
 
 @pytest.mark.parametrize("conditioning", ["adanorm", "crossattn"])
-def test_a_denoiser_told_tau_starts_identical_and_can_learn(conditioning):
+def test_a_denoiser_conditioned_on_tau_starts_identical_and_can_learn(conditioning):
     model = build(conditioning=conditioning, z_dropout=0.1)
-    twin = model.told_tau()
+    twin = model.conditioned_on_tau()
     x, a, z = images(), torch.linspace(-3, 6, 6), rng().normal("z", 4)
-    told = torch.cat([z, rng().normal("tau", 1)], dim=1)
+    with_tau = torch.cat([z, rng().normal("tau", 1)], dim=1)
     with torch.no_grad():
-        assert torch.allclose(twin.denoise(x, a, told), model.denoise(x, a, z), atol=1e-6)
+        assert torch.allclose(twin.denoise(x, a, with_tau), model.denoise(x, a, z), atol=1e-6)
         assert torch.allclose(twin.denoise(x, a), model.denoise(x, a), atol=1e-6)
     before = [p.clone() for p in model.parameters()]
     optimizer = torch.optim.SGD(twin.parameters(), 0.1)
-    twin.denoise(x, a, told).square().sum().backward()
+    twin.denoise(x, a, with_tau).square().sum().backward()
     optimizer.step()
     with torch.no_grad():
-        other = torch.cat([z, 1 + told[:, 4:]], dim=1)
-        assert not torch.allclose(twin.denoise(x, a, told), twin.denoise(x, a, other), atol=1e-5)
+        other = torch.cat([z, 1 + with_tau[:, 4:]], dim=1)
+        assert not torch.allclose(twin.denoise(x, a, with_tau), twin.denoise(x, a, other), atol=1e-5)
     assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
 
 
