@@ -63,7 +63,7 @@ def why_not(config, model) -> str | None:
 def usable_information(trained, sample: Sample, latents: list[Latent]) -> Usable:
     """Both forms of every latent, on the same noisy inputs.
 
-    Where z is given noise of its own (a deterministic encoder's), a twin conditioned on tau is fitted; the branches with
+    Where z has added noise (a deterministic encoder's), a twin conditioned on tau is fitted; the branches with
     and without z are then both the twin's.
     """
     config, model = trained.config, in_float32(trained.model)
