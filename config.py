@@ -571,6 +571,19 @@ def to_dict(config: Config) -> dict:
     return asdict(config)
 
 
+def call_of(command: Command, own: argparse.Namespace | None = None) -> dict:
+    """This command's own flags, for a result file: the mode with what it reads beside the model, and what was typed.
+
+    own     a program's own flags; it has no mode
+    """
+    mode, config, given = command
+    if own is not None:
+        return {**{name: getattr(config, name) for name in sorted(given | {"r_seed"})}, **vars(own)}
+    read = {name for name in names_of("run") if mode in MODES and reads(MODES[mode], mode, name)} - {"epochs"}
+    names = sorted(read | {"r_seed", "batch_size", "precision"} | given)
+    return {"mode": mode, **{name: getattr(config, name) for name in names}}
+
+
 def from_stored(stored: object, path: Path) -> Config:
     """The config in a checkpoint, held to what a typed one is. A flag younger than the checkpoint has its default.
 
@@ -632,3 +645,9 @@ def refuse_other_run(config: Config, stored: Config, path: Path) -> None:
                 f"{path.parent} holds a run with --{name} {getattr(stored, name)}, not {getattr(config, name)}: "
                 f"add --tag NAME for a run of its own, or --no-resume to replace it"
             )
+
+
+def shown(value) -> str:
+    """A value of whatever kind and length, for a line of text."""
+    text = " ".join(repr(value).split())
+    return text if len(text) < 80 else f"{text[:80]}..."

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+import time
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+LIMIT = datetime.timedelta(minutes=10)  # that a process is waited for where all are at the same step
+PARTING = 1.0  # seconds
+_store = None  # shared by all processes; to wait without a limit
+_met = 0  # how often they have met at `barrier`
+
 
 def start(device: torch.device) -> None:
     """Join the process group that torchrun announces in the environment, if it does."""
+    global _store, _met
     if "RANK" in os.environ and not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
+        store, number, size = next(dist.rendezvous("env://", timeout=LIMIT))
+        _store, _met = dist.PrefixStore("waiting", store), 0
+        dist.init_process_group(backend, store=dist.PrefixStore("group", store), rank=number, world_size=size,
+                                timeout=LIMIT)
 
 
 def stop() -> None:
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    """Leave the process group. Its first process, which may serve the store, gives the others time to leave before."""
+    if not dist.is_initialized():
+        return
+    with contextlib.suppress(RuntimeError):  # the others may be gone
+        if not is_main():
+            _store.add("left", 1)
+        end = time.monotonic() + PARTING
+        while is_main() and _store.add("left", 0) < world() - 1 and time.monotonic() < end:
+            time.sleep(0.01)
+    dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -51,8 +70,16 @@ def is_lost(error: RuntimeError) -> bool:
 
 
 def barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()
+    """Wait for all processes, however long the work of one takes: by looking, and in no collective with a limit."""
+    global _met
+    if not dist.is_initialized():
+        return
+    _met += 1
+    arrived, pause = _store.add(f"{_met}", 1), 0.001
+    while arrived < world():
+        time.sleep(pause)
+        pause = min(2 * pause, 0.2)
+        arrived = _store.add(f"{_met}", 0)
 
 
 def agree(number: int) -> int:
@@ -82,6 +109,7 @@ def gather_objects(value) -> list:
     """Every process's (picklable) value, in rank order, on every process."""
     if not dist.is_initialized():
         return [value]
+    barrier()  # some may have had more to do
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values

@@ -20,7 +20,18 @@ import config as configuration
 from dataset import registry
 from metrics import disentanglement
 from metrics.disentanglement import METRICS
-from utils import CommandError, check_writable, exit_status, file_hash, read_npz, versions, write_json
+from utils import (
+    CommandError,
+    check_writable,
+    codes_origin,
+    exit_status,
+    file_hash,
+    read_json,
+    read_npz,
+    refuse_other_inputs,
+    versions,
+    write_json,
+)
 
 PROG = "eval_disentanglement.py"
 UNDEFINED = "undefined (one factor)"
@@ -38,6 +49,7 @@ class Latents:
     labels: np.ndarray  # [N, K] int, each column's values numbered from 0 in their order
     label_names: list[str]  # K
     split: str
+    origin: dict  # the hash of the checkpoint that encoded them, and its config; None where the file does not tell
 
     @property
     def are_attributes(self) -> bool:
@@ -81,7 +93,8 @@ def read_latents(path: Path, rows: int, seed: int) -> Latents:
     logvar = arrays.get("all_logvar")
     if logvar is not None and (logvar.shape != codes.shape or not np.isfinite(logvar).all()):
         raise CommandError(f"{path}: all_logvar must be a table like all_a, of finite numbers")
-    return Latents(name, path, codes[chosen], None if logvar is None else logvar[chosen], numbered, names, split)
+    return Latents(name, path, codes[chosen], None if logvar is None else logvar[chosen], numbered, names, split,
+                   codes_origin(arrays))
 
 
 def information(latents: Latents, tau: float, seed: int) -> dict:
@@ -112,15 +125,15 @@ def information_lines(record: dict) -> list[str]:
     return lines
 
 
-def draw(latents: Latents, matrices: dict, folder: Path, number: int) -> list[Path]:
+def pictures(latents: Latents, matrices: dict, folder: Path, number: int) -> dict[Path, tuple]:
     """A heat map of each matrix [L, K], {metric: {kind: matrix}}, of file `number`: the codes with the largest entries.
-    """
-    import plots
 
+    -> {file: what plots.heat_map takes}
+    """
     shape = latents.codes.shape[1], latents.labels.shape[1]
     drawn = [(metric, kind, matrix) for metric, named in matrices.items() for kind, matrix in named.items()
              if matrix.shape == shape]
-    paths = []
+    found = {}
     for metric, kind, matrix in drawn:
         values = np.abs(2 * matrix - 1) if kind == "auroc" else matrix
         strongest = np.sort(np.argsort(-values.max(axis=1), kind="stable")[:SHOWN])
@@ -131,9 +144,8 @@ def draw(latents: Latents, matrices: dict, folder: Path, number: int) -> list[Pa
             title += f", the {SHOWN} strongest of {len(values)}"
         alone = sum(kind == other for _, other, _ in drawn) == 1
         path = folder / f"{kind if alone else f'{metric}-{kind}'}-{number}.png"
-        plots.heat_map(values[strongest], [f"z{code}" for code in strongest], latents.label_names, title, path)
-        paths.append(path)
-    return paths
+        found[path] = values[strongest], [f"z{code}" for code in strongest], latents.label_names, title
+    return found
 
 
 def table(records: list[dict], summary: dict) -> str:
@@ -153,6 +165,15 @@ def table(records: list[dict], summary: dict) -> str:
     return "\n".join(lines)
 
 
+def refuse_stale_codes(command: configuration.Command, path: Path, known: str | None) -> None:
+    """Raise CommandError where an experiment's codes are not of the checkpoint that the flags mean."""
+    from experiment import meant, refuse_stale
+
+    checkpoint = meant(command)
+    if checkpoint is not None:
+        refuse_stale(known, path, checkpoint, "run run.py --mode save_latent")
+
+
 def _choose_metrics(files: list[Latents], own: argparse.Namespace, command: configuration.Command) -> tuple[str, ...]:
     if own.metrics:
         return tuple(own.metrics)
@@ -169,6 +190,8 @@ def _run(argv: list[str]) -> None:
         raise CommandError(f"{experiment} does not exist: make it with run.py --mode save_latent and the same flags")
     paths = [Path(path) for path in cfg.codes or [experiment]]
     files = [read_latents(path, own.rows, cfg.r_seed) for path in paths]
+    if not cfg.codes:
+        refuse_stale_codes(command, experiment, files[0].origin["checkpoint_hash"])
 
     metrics = _choose_metrics(files, own, command)
     for latents in files:
@@ -179,32 +202,41 @@ def _run(argv: list[str]) -> None:
     default = configuration.folder(cfg, "results") if not cfg.codes else Path(
         cfg.result_folder, f"codes-{files[0].name}")
     folder = Path(own.output or default)
+    result = folder / "disentanglement.json"
     check_writable(folder)
+    if result.exists():
+        refuse_other_inputs(result, [one.get("path") for one in read_json(result).get("files", ())], paths)
 
     import sklearn
 
-    records = []
+    records, drawn = [], {}
     for number, latents in enumerate(files):
         scores = disentanglement.evaluate(
             latents.codes, latents.labels, metrics, own.predictor, own.folds, cfg.r_seed, own.jobs
         )
         found = information(latents, cfg.tau[0], cfg.r_seed)
         shown = {**scores["matrices"], "interval": {"information": (found["lower"] + found["upper"]).clip(min=0) / 2}}
-        pictures = draw(latents, shown, folder, number)
-        records.append({"name": latents.name, "path": latents.path, "hash": file_hash(latents.path),
+        own_pictures = pictures(latents, shown, folder, number)
+        drawn |= own_pictures
+        records.append({"name": latents.name, "path": latents.path, "hash": file_hash(latents.path), **latents.origin,
                         "split": latents.split, "rows": len(latents.codes), "codes": latents.codes.shape[1],
                         "labels": latents.labels.shape[1], "label_names": latents.label_names, **scores,
-                        "information_nats": found,
-                        "pictures": pictures})
+                        "information_nats": found, "pictures": list(own_pictures)})
     names = records[0]["mean"] if len(records) > 1 else ()
     summary = {name: disentanglement.interval([record["mean"][name] for record in records]) for name in names}
-    write_json(folder / "disentanglement.json", {
+    write_json(result, {
         "metrics": metrics, "predictor": own.predictor, "fold_count": own.folds, "seed": cfg.r_seed,
-        "files": records, "summary": summary, "config": None if cfg.codes else configuration.to_dict(cfg),
+        "files": records, "summary": summary, "config": None if cfg.codes else files[0].origin["config"],
+        "call": configuration.call_of(command, own),
         "versions": {**versions(), "scikit-learn": sklearn.__version__},
     })
     print(table(records, summary))
-    print(f"-> {folder / 'disentanglement.json'}")
+    print(f"-> {result}", flush=True)
+
+    import plots
+
+    for path, (matrix, rows, columns, title) in drawn.items():
+        plots.heat_map(matrix, rows, columns, title, path)
 
 
 def main(argv: list[str] | None = None) -> int:

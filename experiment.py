@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import config as config_module
 import distributed
@@ -16,7 +21,16 @@ from dataset import registry
 from diffusion import Gaussian
 from models import LatentDiffusion, build_model, schedule_for
 from pretrained import denoiser
-from utils import CommandError, file_hash, first_line, load_checkpoint
+from utils import (
+    UNREADABLE,
+    CommandError,
+    check_writable,
+    file_hash,
+    first_line,
+    load_checkpoint,
+    read_json,
+    refuse_other_inputs,
+)
 
 GAUSSIAN_ROWS = 20_000  # rendered or streamed images that the data's first two moments are taken from
 MODELS = ("diff", "vae", "vanilla")
@@ -67,22 +81,53 @@ def fit_gaussian(dataset: registry.Dataset, workers: int) -> Gaussian:
     return Gaussian.fit((x for _, x in batches_of(dataset, 1000, "cpu", rows, workers)), step)
 
 
-def load_model(record: dict, config: Config, device: torch.device) -> nn.Module:
-    """The model of a checkpoint's record, with its EMA weights, in evaluation mode."""
-    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and replaced
+def load_model(record: dict, config: Config, device: torch.device, path: Path) -> nn.Module:
+    """The model of a checkpoint's record, with its EMA weights, in evaluation mode.
+
+    Raises CommandError where the weights are not those of such a model, before memory for another one is asked for.
+    """
+    with torch.random.fork_rng(devices=[]), _no_larger_than(record["ema"], path):  # fresh weights are replaced
         if record["kind"] == "latent":
             model = LatentDiffusion(schedule_for(config), torch.zeros(2, config.a_dim))
         else:
             gaussian = Gaussian.from_state({"rows": record["rows"], **record["gaussian"]}).to(device)
-            spec = registry.SPECS[config.dataset]
-            model = build_model(config, spec, tuple(record["shape"]), gaussian, record["network"])
+            model = _build(config, tuple(record["shape"]), gaussian, record["network"], path)
     try:
         model.load_state_dict(record["ema"])
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
-        raise CommandError(f"the checkpoint does not fit its own config: {reason}") from None
+        raise CommandError(f"{path}: the checkpoint does not fit its own config: {reason}") from None
     model.lower = half_of(config.precision, device)
     return model.to(device).eval()
+
+
+def _build(config: Config, shape: tuple[int, ...], gaussian: Gaussian, network: dict | None, path: Path) -> nn.Module:
+    """`build_model`, with a description of somebody's network that may be anything."""
+    spec = registry.SPECS[config.dataset]
+    if network is None:
+        return build_model(config, spec, shape, gaussian)
+    try:
+        return build_model(config, spec, shape, gaussian, network)
+    except UNREADABLE as error:
+        raise CommandError(f"{path} describes no network that can be built: {first_line(error)}") from None
+
+
+@contextlib.contextmanager
+def _no_larger_than(weights: dict[str, torch.Tensor], path: Path):
+    """While a model is built, refuse more parameters than there are weights: before their memory is touched."""
+    limit, counted = sum(value.numel() for value in weights.values()), {}
+
+    def count(module, name, parameter) -> None:
+        counted[id(module), name] = 0 if parameter is None else parameter.numel()
+        if sum(counted.values()) > limit:
+            raise CommandError(f"{path}: the checkpoint does not fit its own config: it holds {limit:,} weights, and "
+                               f"the model has more")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, device: torch.device,
@@ -132,30 +177,57 @@ class Trained:
     epoch: int
     step: int
     device: torch.device
+    mode: str = ""
+    stored: Config | None = None  # as it was trained; None: the same
+    data: str | None = None  # the identity of the data set that it was trained on; None: not known
+    apart: str = ""  # folder below results/EXP for what is no checkpoint of the experiment's
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Of the checkpoint's file."""
+        return file_hash(self.path)
 
     def provenance(self) -> dict:
-        """What a result file says of the model behind its numbers."""
-        return {"checkpoint": str(self.path), "checkpoint_hash": file_hash(self.path), "epoch": self.epoch,
-                "step": self.step, "ema": True, "config": config_module.to_dict(self.config)}
+        """What a result file says of the model behind its numbers: `config` as it was trained, `call` as it was used.
+        """
+        return {"checkpoint": str(self.path), "checkpoint_hash": self.hash, "epoch": self.epoch, "step": self.step,
+                "ema": True, "data": self.data, "config": config_module.to_dict(self.stored or self.config),
+                "call": config_module.call_of(Command(self.mode, self.config, self.given))}
+
+    def load_data(self, split: str) -> registry.Dataset:
+        """A named split of the model's data set. Raises CommandError where it is not the set it was trained on."""
+        dataset = load_data(self.config, split)
+        refuse_other_data(self.data, dataset, self.config, self.path)
+        return dataset
+
+    def results(self, name: str) -> Path:
+        """The result file of that name. Raises CommandError where it cannot be written, or holds another model's."""
+        path = config_module.folder(self.config, "results") / self.apart / name
+        check_writable(path.parent)
+        refuse_other_model(path, self.path)
+        return path
+
+
+def refuse_other_data(known: str | None, dataset: registry.Dataset, config: Config, path: Path) -> None:
+    """Raise CommandError where a data set is not the one of the identity in the checkpoint at `path`."""
+    if known is not None and known != registry.identity(dataset):
+        raise CommandError(f"{path} was trained on other data than --dataset {config.dataset} in --data_dir "
+                           f"{config.data_dir} (rows and hash {config_module.shown(known)} then, "
+                           f"{registry.identity(dataset)} now): give the folder it was trained on, or --tag NAME for a "
+                           f"run of its own")
+
+
+def refuse_other_model(result: Path, checkpoint: Path) -> None:
+    """Raise CommandError where a result file is of another model's checkpoint, one that still exists elsewhere."""
+    before = read_json(result).get("checkpoint") if os.path.lexists(result) else None
+    if isinstance(before, str) and Path(before).resolve().parent != checkpoint.resolve().parent:
+        refuse_other_inputs(result, [before], [checkpoint])
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """model-{epoch}.pth of a folder, newest first."""
     numbered = [path for path in folder.glob("model-*.pth") if re.fullmatch(r"model-[0-9]+", path.stem)]
     return sorted(numbered, key=lambda path: -int(path.stem.split("-")[1]))
-
-
-def open_record(path: Path, kinds: tuple[str, ...], device) -> dict:
-    """What is stored in a checkpoint of the named kinds. Raises CommandError for any other file."""
-    record = load_checkpoint(path, device)
-    if record.get("kind") not in kinds:
-        raise CommandError(f"{path} holds a '{record.get('kind')}' model, not {' or '.join(kinds)}")
-    wanted = {"config", "model", "ema", "optimizer", "step", "epoch", "rows"}
-    if record["kind"] != "latent":
-        wanted |= {"shape", "gaussian", "network"}
-    if missing := sorted(wanted - record.keys()):
-        raise CommandError(f"{path} is incomplete: it lacks {', '.join(missing)}")
-    return record
 
 
 def find_checkpoint(folder: Path, epoch: int | None) -> Path:
@@ -183,30 +255,177 @@ def best_checkpoint(folder: Path, given: frozenset[str]) -> Path:
     return folder / "best.pth"
 
 
+def note_newer_state(path: Path, step: int) -> None:
+    """Say where training went on after the checkpoint that is used, and was interrupted."""
+    last = path.with_name("last.pth")
+    if path == last or not last.is_file() or last.stat().st_mtime_ns < path.stat().st_mtime_ns:
+        return
+    try:
+        reached = load_checkpoint(last, "cpu").get("step")
+    except CommandError:
+        return  # training will tell
+    if isinstance(reached, int) and reached > step:
+        distributed.say(f"note: {last} is newer (step {reached}, of a run that is not finished); {path.name} is used")
+
+
+def _named(command: Command) -> Path:
+    """The checkpoint that a command line names. Raises CommandError where it is not there."""
+    _, config, given = command
+    folder = config_module.folder(config, "models")
+    if config.best:
+        return best_checkpoint(folder, given)
+    return find_checkpoint(folder, config.epochs if "epochs" in given else None)
+
+
+def meant(command: Command) -> Path | None:
+    """The checkpoint that a command line means; None where there is none at all."""
+    try:
+        return _named(command)
+    except CommandError:
+        if command.config.best or "epochs" in command.given:
+            raise
+        return None
+
+
+def refuse_stale(known: str | None, derived: Path, checkpoint: Path, cure: str) -> None:
+    """Raise CommandError where a file was derived from another checkpoint than the one that is meant.
+
+    known   the hash that stands in the file; None where it has none: nothing to compare
+    """
+    if known is None or known == file_hash(checkpoint):
+        return
+    others = [path for path in checkpoints(checkpoint.parent) if path != checkpoint and file_hash(path) == known]
+    of = f"{others[0].name}" if others else f"another checkpoint (hash {known})"
+    also = f", or give --epochs {others[0].stem.split('-')[1]}" if others else ""
+    raise CommandError(f"{derived} was made from {of}, and not from {checkpoint}: {cure} again{also}")
+
+
 def open_trained(command: Command, path: Path | None = None, kinds: tuple[str, ...] = MODELS) -> Trained:
     """The trained model that a command line names, or the one at `path`, of one of the kinds.
 
     Raises CommandError where it is absent, broken, of another kind, or contradicted by a flag typed by hand.
     """
-    _, config, given = command
-    if path is None:
-        folder = config_module.folder(config, "models")
-        path = best_checkpoint(folder, given) if config.best else find_checkpoint(
-            folder, config.epochs if "epochs" in given else None)
+    mode, config, given = command
+    found = path is None
+    if found:
+        path = _named(command)
     device = pick_device(config.device)
-    record = open_record(path, kinds, device)
-    config = config_module.trained(config, given, config_module.from_stored(record["config"], path), path)
+    record, stored = open_record(path, kinds, device)
+    name = config.experiment
+    config = config_module.trained(config, given, stored, path)
+    if found and config.experiment != name:
+        raise CommandError(f"{path} holds a model of the experiment {config.experiment}: this folder is not its own")
     distributed.say(f"model: {path} (epoch {record['epoch']})")
-    return Trained(config, given, load_model(record, config, device), path, record["epoch"], record["step"], device)
+    if found and "epochs" not in given and not config.best and distributed.is_main():
+        note_newer_state(path, record["step"])
+    trained = Trained(config, given, load_model(record, config, device, path), path, record["epoch"], record["step"],
+                      device, mode, stored, record.get("data"))
+    _ = trained.hash  # of the file as it is now
+    return trained
 
 
 def open_latent(trained: Trained) -> tuple[LatentDiffusion, Path]:
-    """The latent diffusion that belongs to a trained model, the newest of models/EXP_latent, and its file."""
+    """The latent diffusion that belongs to a trained model, the newest of models/EXP_latent, and its file.
+
+    Raises CommandError where it was fitted to the codes of another checkpoint.
+    """
     folder = config_module.folder(trained.config, "models")
     folder = folder.with_name(folder.name + "_latent")
     there = checkpoints(folder)
     if not there:
         raise CommandError(f"no checkpoint in {folder}: run --mode train_latent_ddim with the same flags first")
     distributed.say(f"latent diffusion: {there[0]}")
-    record = open_record(there[0], ("latent",), trained.device)
-    return load_model(record, trained.config, trained.device), there[0]
+    record, _ = open_record(there[0], ("latent",), trained.device)
+    refuse_stale(record.get("codes_of"), there[0], trained.path, "run --mode train_latent_ddim --no-resume")
+    return load_model(record, trained.config, trained.device, there[0]), there[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a checkpoint must hold
+
+
+def open_record(path: Path, kinds: tuple[str, ...], device) -> tuple[dict, Config]:
+    """What is stored in a checkpoint of the named kinds, and its config; every value has been looked at.
+
+    Raises CommandError for any other file.
+    """
+    record = load_checkpoint(path, device)
+    if record.get("kind") not in kinds:
+        raise CommandError(f"{path} holds a '{config_module.shown(record.get('kind'))}' model, not "
+                           f"{' or '.join(kinds)}")
+    latent = record["kind"] == "latent"
+    wanted = _WANTED if latent else {**_WANTED, "shape": list, "gaussian": dict, "network": dict | None}
+    for name, kind in wanted.items():
+        if name not in record:
+            raise CommandError(f"{path} is incomplete: it lacks {name}")
+        if not isinstance(record[name], kind) or isinstance(record[name], bool):
+            raise CommandError(f"{path}: {name} is a {type(record[name]).__name__}")
+    stored = config_module.from_stored(record["config"], path)
+    if stored.dataset not in registry.SPECS:
+        raise CommandError(f"{path}: its config has --dataset {config_module.shown(stored.dataset)}, which is unknown")
+    for what, broken in _faults(record, stored, path.stat().st_size):
+        if broken:
+            raise CommandError(f"{path}: {what}")
+    return record, stored
+
+
+_WANTED = {"config": dict, "model": dict, "ema": dict, "optimizer": dict, "scaler": dict, "sums": dict, "step": int,
+           "epoch": int, "rows": int, "unit": str}
+
+
+def _faults(record: dict, stored: Config, size: int):
+    """(what is wrong, is it?) of the values of a checkpoint, in an order in which each may rely on those before."""
+    for name in ("step", "epoch", "rows"):
+        yield f"{name} is {record[name]}", record[name] < (name == "rows")
+    yield "data is no identity of a data set", not isinstance(record.get("data"), str | None)
+    yield "codes_of is no hash of a checkpoint", not isinstance(record.get("codes_of"), str | None)
+    yield "sums are no numbers", not all(isinstance(name, str) and _is_number(v) for name, v in record["sums"].items())
+    best = record.get("best", math.inf)
+    yield "best is no number", not isinstance(best, int | float) or math.isnan(best)
+    for part in ("model", "ema"):
+        weights = record[part].values()
+        named = all(isinstance(name, str) and is_plain(value) for name, value in record[part].items())
+        yield f"{part} is no table of named weights", not named
+        yield f"{part} has more values than the file has room for", sum(v.numel() * v.element_size()
+                                                                        for v in weights) > size
+        yield f"{part} holds weights that are not finite", not all(v.isfinite().all() for v in weights)
+    if record["kind"] == "latent":
+        return
+    yield f"it holds a {record['kind']} model, and its config says {stored.model}", record["kind"] != stored.model
+    shape = shape_of(stored)
+    yield f"shape is {config_module.shown(record['shape'])}, not {list(shape)}", record["shape"] != list(shape)
+    dimensions = math.prod(shape)
+    moments = [record["gaussian"].get(name) for name in ("mean", "variances", "basis")]
+    right = [(dimensions,), (dimensions,), (dimensions, dimensions)]
+    yield "the data's moments do not fit the shape", any(
+        not is_plain(value) or tuple(value.shape) != wanted or not value.is_floating_point()
+        for value, wanted in zip(moments, right, strict=True) if not (value is None and len(wanted) == 2))
+    yield "the data's moments are not finite, or a variance is not positive", not all(
+        value.isfinite().all() for value in moments if value is not None) or not (moments[1] > 0).all()
+    rows, shrinkage = (record["gaussian"].get(name, default) for name, default in (("rows", None), ("shrinkage", 0.0)))
+    yield "the data's moments come from no rows", rows is not None and not (type(rows) is int and rows > 0)
+    yield "the data's moments are shrunk by no share", not (_is_number(shrinkage) and 0 <= shrinkage <= 1)
+    foreign = stored.denoiser in ("ddpm", "iddpm")
+    yield f"it {'lacks' if foreign else 'has'} a description of somebody's network", foreign != bool(record["network"])
+
+
+def is_plain(value) -> bool:
+    """Whether it is a tensor of numbers that lie in memory."""
+    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type != "meta" and (
+        value.dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64))
+
+
+def _is_number(value) -> bool:
+    """A plain number, or a tensor of one, that is finite."""
+    if is_plain(value):
+        return value.dim() == 0 and value.is_floating_point() and bool(value.isfinite())
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def shape_of(config: Config) -> tuple[int, ...]:
+    """(C, H, W) of an experiment's images, or (n,) of its points."""
+    spec = registry.SPECS[config.dataset]
+    if spec.kind == "points":
+        return (config.a_dim if config.dataset == "mvn" else spec.size,)
+    size = config.input_size or spec.size
+    return config.input_channels or spec.channels, size, size

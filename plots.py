@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -20,10 +21,17 @@ def to_uint8(x) -> np.ndarray:
     return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
 
+def png(pixels: np.ndarray) -> bytes:
+    """uint8 [H,W,C], C 1 or 3 -> the content of a PNG file."""
+    content = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(content, "PNG")
+    return content.getvalue()
+
+
 def write_png(path: str | Path, pixels: np.ndarray) -> None:
     """uint8 [H,W,C], C 1 or 3 -> a PNG file that is whole or absent."""
     with atomic(path) as temporary:
-        Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(temporary)
+        temporary.write_bytes(png(pixels))
 
 
 def sheet(pixels: np.ndarray, columns: int, shown: int = 64, gap: int = 2) -> np.ndarray:
@@ -49,17 +57,37 @@ def save(figure: Figure, path: str | Path) -> None:
         figure.savefig(temporary, dpi=120)
 
 
+def plain(text: str) -> str:
+    """Somebody's text, for a figure: dollar signs are no mathematics."""
+    return text.replace("$", r"\$")
+
+
 def axes(title: str, xlabel: str = "", ylabel: str = "", size: tuple[float, float] = (6, 4)):
     """A figure of one panel: (figure, axes)."""
     figure = Figure(figsize=size, layout="constrained")
-    panel = figure.add_subplot(title=title, xlabel=xlabel, ylabel=ylabel)
+    panel = figure.add_subplot(title=plain(title), xlabel=plain(xlabel), ylabel=plain(ylabel))
     panel.spines[["top", "right"]].set_visible(False)
     return figure, panel
 
 
+def read_log(metrics: str | Path) -> list[dict]:
+    """The lines of a metrics.jsonl that training wrote; half a line, or what else stands there, is passed over."""
+    lines = []
+    for line in Path(metrics).read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and {"epoch", "step", "unit", "train"} <= record.keys():
+            lines.append(record)
+    return lines
+
+
 def training_curve(metrics: str | Path, path: str | Path) -> None:
     """Loss terms over epochs from a metrics.jsonl, training solid and validation dashed, a panel each."""
-    lines = [json.loads(line) for line in Path(metrics).read_text().splitlines()]
+    lines = read_log(metrics)
+    if not lines:
+        return
     terms = list(lines[0]["train"])
     figure = Figure(figsize=(3.6 * len(terms), 3.2), layout="constrained")
     for panel, name in zip(figure.subplots(1, len(terms), squeeze=False)[0], terms, strict=True):
@@ -91,7 +119,7 @@ def scatter(points: np.ndarray, path: str | Path, title: str, labels: np.ndarray
             names: tuple[str, ...] = ()) -> None:
     """Points [N, 2], coloured by their labels [N] where they have some."""
     figure, panel = axes("", size=(5.6, 5))
-    figure.suptitle(title, fontsize=10)  # over the whole figure: a legend leaves the panel narrow
+    figure.suptitle(plain(title), fontsize=10)  # over the whole figure: a legend leaves the panel narrow
     if labels is None:
         panel.scatter(*points.T, s=2, alpha=0.5, linewidths=0)
     else:
@@ -99,7 +127,7 @@ def scatter(points: np.ndarray, path: str | Path, title: str, labels: np.ndarray
         for place, kind in enumerate(kinds):
             name = names[kind] if kind < len(names) else str(kind)
             colour = colormaps["tab10"](place) if len(kinds) <= 10 else colormaps["viridis"](place / (len(kinds) - 1))
-            panel.scatter(*points[labels == kind].T, s=8, alpha=0.7, linewidths=0, color=colour, label=name)
+            panel.scatter(*points[labels == kind].T, s=8, alpha=0.7, linewidths=0, color=colour, label=plain(name))
         if len(kinds) <= 15:
             panel.legend(frameon=False, markerscale=2, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
     panel.set_aspect("equal", adjustable="datalim")
@@ -111,8 +139,8 @@ def heat_map(matrix: np.ndarray, rows: list[str], columns: list[str], title: str
     size = (2.5 + 0.5 * len(columns), 1.8 + 0.22 * len(rows))
     figure, panel = axes(title, size=size)
     picture = panel.imshow(matrix, aspect="auto", cmap="viridis", vmin=0)
-    panel.set_xticks(range(len(columns)), columns, rotation=45, ha="right", fontsize=8)
-    panel.set_yticks(range(len(rows)), rows, fontsize=7)
+    panel.set_xticks(range(len(columns)), list(map(plain, columns)), rotation=45, ha="right", fontsize=8)
+    panel.set_yticks(range(len(rows)), list(map(plain, rows)), fontsize=7)
     figure.colorbar(picture)
     save(figure, path)
 
@@ -123,9 +151,9 @@ def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, y
     figure, panel = axes(title, xlabel, ylabel)
     for name, (x, y, *error) in series.items():
         if error:
-            panel.errorbar(x, y, yerr=2 * np.asarray(error[0]), marker="o", markersize=4, capsize=3, label=name)
+            panel.errorbar(x, y, yerr=2 * np.asarray(error[0]), marker="o", markersize=4, capsize=3, label=plain(name))
         else:
-            panel.plot(x, y, marker="o" if len(x) < 20 else None, markersize=4, label=name)
+            panel.plot(x, y, marker="o" if len(x) < 20 else None, markersize=4, label=plain(name))
     panel.set_xscale("log" if logx else "linear")
     panel.set_yscale("log" if logy else "linear")
     places = sorted({value for x, *_ in series.values() for value in x})
@@ -162,11 +190,11 @@ def error_curves(shapes: dict[str, dict], path: str | Path, title: str) -> None:
     left, right = figure.subplots(1, 2)
     for name, curve in shapes.items():
         if name.endswith(REFERENCE):
-            _band(left, curve, color="black", linestyle="--", label=name)
+            _band(left, curve, color="black", linestyle="--", label=plain(name))
         else:
-            _band(left, curve, label=name)
-            _band(right, {"logsnr": curve["logsnr"], "mean": curve["gap"], "se": curve["gap_se"]}, label=name)
-    left.set(title=title, xlabel="log-SNR", ylabel="E |eps - eps_hat|$^2$")
+            _band(left, curve, label=plain(name))
+            _band(right, {"logsnr": curve["logsnr"], "mean": curve["gap"], "se": curve["gap_se"]}, label=plain(name))
+    left.set(title=plain(title), xlabel="log-SNR", ylabel="E |eps - eps_hat|$^2$")
     right.axhline(0, color="black", linewidth=0.8)
     right.set(title="gap below the Gaussian: twice the nats gained", xlabel="log-SNR")
     left.legend(frameon=False, fontsize=8)

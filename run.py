@@ -13,7 +13,7 @@ from collections.abc import Callable
 import config as config_module
 from config import MODES, Command
 from dataset import registry
-from utils import CommandError, RunError, first_line
+from utils import CommandError, RunError, exit_status, first_line
 
 
 def check_served(command: Command) -> None:
@@ -79,25 +79,19 @@ def dry_run(command: Command) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; return the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("run.py", _run, argv)
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv in (["--help"], ["-h"]):
         print(overview())
         return 0
-    try:
-        command = config_module.parse(argv, "run.py", registry.SPECS)
-        check_served(command)
-        if command.config.dry_run:
-            dry_run(command)
-            return 0
-        return execute(command)
-    except CommandError as error:
-        print(f"run.py: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    command = config_module.parse(argv, "run.py", registry.SPECS)
+    check_served(command)
+    if command.config.dry_run:
+        dry_run(command)
+        return 0
+    return execute(command)
 
 
 def execute(command: Command) -> int:
@@ -117,26 +111,14 @@ def execute(command: Command) -> int:
         if distributed.is_main():
             print(f"run.py: {stop}", file=sys.stderr)
         return stop.status
-    except (RuntimeError, MemoryError) as error:
-        raise _outside(error) from None
+    except RuntimeError as error:
+        if not distributed.is_lost(error):
+            raise
+        raise RunError(f"process {distributed.rank()} lost another one; the same command goes on from last.pth "
+                       f"({first_line(error)})") from None
     finally:
         distributed.stop()
     return 0
-
-
-def _outside(error: RuntimeError | MemoryError) -> BaseException:
-    """A RunError for what came from outside the program, no memory or a lost process; else the error itself."""
-    import torch
-
-    import distributed
-
-    text = first_line(error)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
-        return RunError(f"out of memory: try a smaller --batch_size or smaller networks ({text})")
-    if distributed.is_lost(error):
-        return RunError(f"process {distributed.rank()} lost another one; the same command goes on from last.pth "
-                        f"({text})")
-    return error
 
 
 if __name__ == "__main__":

@@ -15,7 +15,18 @@ import numpy as np
 
 import config as configuration
 from dataset import registry
-from utils import CommandError, check_writable, exit_status, read_npz, save_checkpoint, versions, write_json
+from utils import (
+    CommandError,
+    check_writable,
+    codes_origin,
+    exit_status,
+    read_json,
+    read_npz,
+    refuse_other_inputs,
+    save_checkpoint,
+    versions,
+    write_json,
+)
 
 PROG = "train_classifier.py"
 INPUTS = ("z", "x_T", "pixels")
@@ -61,23 +72,35 @@ def _names(arrays: dict, count: int) -> list[str]:
     return ["class"] if count == 1 else [f"label {k}" for k in range(count)]
 
 
-def _gather(cfg: configuration.Config, own) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
-    """What is to be classified, {name: (inputs [N, D], labels [N, K])}, and the names of the K labels."""
+def _gather(command: configuration.Command, own) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str], dict]:
+    """What is to be classified, {name: (inputs [N, D], labels [N, K])}, the names of the K labels, the codes' origin.
+
+    Raises CommandError where codes or x_T are not of the checkpoint that the flags mean.
+    """
+    from experiment import meant, refuse_stale
+
+    cfg, checkpoint = command.config, meant(command)
     folder = configuration.folder(cfg, "models")
     quality = folder / "latent_quality.npz"
     wanted = own.inputs or [name for name in INPUTS if name != "x_T" or quality.is_file()]
     z, labels, arrays = _read(folder / "latents.npz", "all_a", "all_attr", "save_latent")
+    if checkpoint is not None:
+        refuse_stale(codes_origin(arrays)["checkpoint_hash"], folder / "latents.npz", checkpoint,
+                     "run run.py --mode save_latent")
     rows = np.sort(np.random.default_rng(cfg.r_seed).permutation(len(z))[: own.rows])
     found = {}
     if "z" in wanted:
         found["z"] = z[rows], labels[rows]
     if "x_T" in wanted:
-        x_T, x_T_labels, _ = _read(quality, "x_T", "labels", "latent_quality")
+        x_T, x_T_labels, others = _read(quality, "x_T", "labels", "latent_quality")
+        if checkpoint is not None:
+            refuse_stale(codes_origin(others)["checkpoint_hash"], quality, checkpoint,
+                         "run run.py --mode latent_quality")
         found["x_T"] = x_T[: own.rows], x_T_labels[: own.rows]
     if "pixels" in wanted:
         split = str(arrays["split"]) if "split" in arrays else "train"
         found["pixels"] = _pixels(cfg, split, rows, arrays["all_attr"], folder / "latents.npz"), labels[rows]
-    return found, _names(arrays, labels.shape[1])
+    return found, _names(arrays, labels.shape[1]), codes_origin(arrays)
 
 
 def _pixels(cfg: configuration.Config, split: str, rows: np.ndarray, labels: np.ndarray, path: Path) -> np.ndarray:
@@ -104,10 +127,14 @@ def table(results: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def _score(cfg: configuration.Config, own) -> None:
-    path = configuration.folder(cfg, "results") / "classification.json"
+def _score(command: configuration.Command, own) -> None:
+    cfg = command.config
+    path, codes = (configuration.folder(cfg, root) / name for root, name in
+                   (("results", "classification.json"), ("models", "latents.npz")))
     check_writable(path.parent)
-    found, names = _gather(cfg, own)
+    if path.exists():
+        refuse_other_inputs(path, [read_json(path).get("codes")], [codes])
+    found, names, origin = _gather(command, own)
 
     import sklearn
 
@@ -122,7 +149,8 @@ def _score(cfg: configuration.Config, own) -> None:
         )
         for name, (inputs, labels) in found.items()
     }
-    write_json(path, {"inputs": results, "seed": cfg.r_seed, "config": configuration.to_dict(cfg),
+    write_json(path, {"inputs": results, "seed": cfg.r_seed, "codes": str(codes), **origin,
+                      "call": configuration.call_of(command, own),
                       "versions": {**versions(), "scikit-learn": sklearn.__version__}})
     print(f"{table(results)}\n-> {path}")
 
@@ -154,7 +182,8 @@ def _train_images(command: configuration.Command, own) -> None:
         "kind": "classifier",
         "model": {name: value.cpu() for name, value in network.state_dict().items()},
         "config": {"channels": train.shape[0], "size": train.shape[1], "classes": sum(heads), "width": own.width},
-        "dataset": cfg.dataset, "heads": heads, "seed": cfg.r_seed,
+        "dataset": cfg.dataset, "data": registry.identity(train), "call": configuration.call_of(command, own),
+        "heads": heads, "seed": cfg.r_seed,
         "accuracy": float(np.mean(right)), "accuracy_per_label": right,
     })
     print(f"accuracy {np.mean(right):.4f} on {len(test)} test images ({cfg.dataset}) -> {path}")
@@ -165,7 +194,7 @@ def _run(argv: list[str]) -> None:
     if own.images:
         _train_images(command, own)
     else:
-        _score(command.config, own)
+        _score(command, own)
 
 
 def main(argv: list[str] | None = None) -> int:

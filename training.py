@@ -6,6 +6,7 @@ was cut and started again ends bit for bit where the uncut one ends. `metrics.js
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -35,6 +36,7 @@ from experiment import (
     describe_network,
     fit_gaussian,
     half_of,
+    is_plain,
     load_data,
     open_record,
     pick_device,
@@ -53,7 +55,17 @@ from metrics.progress import Progress
 from models import LatentDiffusion, schedule_for
 from rng import Rng, seed_dropout
 from sampling import generate
-from utils import CommandError, RunError, atomic, check_writable, save_checkpoint, sweep
+from utils import (
+    UNREADABLE,
+    CommandError,
+    RunError,
+    atomic,
+    check_writable,
+    first_line,
+    locked,
+    save_checkpoint,
+    sweep,
+)
 
 VALIDATION_ROWS = 1_000
 CURVE_POINTS, CURVE_BINS = 8, 20  # of the held-out error curve that --loss itd logs
@@ -89,6 +101,7 @@ class Stepper:
         self.optimizer = kind(model.parameters(), lr=config.learning_rate, fused=True, **decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.lower == torch.float16)
         self.parallel = model
+        distributed.barrier()  # data takes one process longer to read than another
         if distributed.world() > 1:
             self.parallel = DistributedDataParallel(model, [device] if device.type == "cuda" else None)
         self.step = 0
@@ -115,9 +128,22 @@ class Stepper:
                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def load(self, state: dict) -> None:
+        """Take up a state. Raises ValueError or the like where it is not one of this model and optimiser."""
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        own = self.optimizer.state_dict()
+        moments = state["optimizer"]["state"]
+        for number, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
+            shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            for name, shape in shapes.items() if state["step"] else ():  # before the first step there are none
+                value = moments[number][name]
+                if not is_plain(value) or value.shape != shape or not value.isfinite().all():
+                    raise ValueError(f"{name} of parameter {number}")
+        # Rates and decays are the config's own.
+        self.optimizer.load_state_dict({"state": moments, "param_groups": own["param_groups"]})
+        if self.scaler.is_enabled() and not all(
+                type(state["scaler"][name]) is type(value) for name, value in self.scaler.state_dict().items()):
+            raise ValueError("the scaler's state")
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
 
@@ -174,7 +200,7 @@ class Run:
         if self.config.tb_logger and distributed.is_main():
             self._open_board()
         with bar, Interrupts() as interrupts:
-            for rng, x, given in self._batches():
+            for rng, x, given in self._kept(self._batches()):
                 self._step(rng, x, given)
                 bar.update(self.batch)
                 ended = self.stepper.step % self.epoch_steps == 0 or self.stepper.step == self.total
@@ -183,12 +209,13 @@ class Run:
                     shown = time.monotonic()
                 if ended:
                     self._end_epoch()
-                stop = distributed.agree(interrupts.signal or 0)  # all processes stop after the same step
-                if ended or stop or time.monotonic() - saved > 60 * self.config.save_minutes:
+                due = distributed.is_main() and time.monotonic() - saved > 60 * self.config.save_minutes
+                # all processes save and stop after the same step: a signal's number, and 1/2 for a file that is due
+                stop, due = divmod(distributed.agree(2 * (interrupts.signal or 0) + due), 2)
+                if ended or stop or due:
                     self.save("last.pth")
                     saved = time.monotonic()
                 if stop:
-                    distributed.barrier()  # no process leaves before it is saved
                     raise Interrupted(stop)
 
     def _batches(self) -> Iterator[tuple[Rng, Tensor, Tensor | None]]:
@@ -213,6 +240,20 @@ class Run:
             x = registry.to_float(raw, self.dataset.levels, flip)
             z = None if given is None else torch.from_numpy(given[indices.numpy()]).to(self.device)
             yield rng, x, z
+
+    def _kept(self, batches: Iterator) -> Iterator:
+        """The batches; where one cannot be read (a broken picture, a killed reader), what was trained is saved."""
+        while True:
+            try:
+                batch = next(batches, None)
+            except (CommandError, RunError, RuntimeError):
+                if distributed.world() == 1 and self.stepper.step:  # the others are at work on this step
+                    self.save("last.pth")
+                    print(f"saved: {self.folder}/last.pth, step {self.stepper.step}", flush=True)
+                raise
+            if batch is None:
+                return
+            yield batch
 
     def _step(self, rng: Rng, x: Tensor, given: Tensor | None) -> None:
         step = self.stepper.step
@@ -243,12 +284,13 @@ class Run:
         self.sums = {}
         last = self.stepper.step == self.total
         score = self._scored() if self.score and (epoch % self.config.fid_epochs == 0 or last) else {}
-        if distributed.is_main():
+        if distributed.is_main():  # the others wait at the barrier, without a limit
             line = {"epoch": epoch, "step": self.stepper.step, "unit": self.record["unit"], "train": means,
                     **self.validate(self.stepper.ema), **score}
             self._log(line)
             if epoch % (self.config.display_epochs or self.config.save_epochs) == 0 or last:
                 self.show(self.stepper.ema, epoch)
+        distributed.barrier()
         if epoch % self.config.save_epochs == 0 or last:
             self.save(f"model-{epoch}.pth")
 
@@ -284,6 +326,7 @@ class Run:
 
     def save(self, name: str) -> None:
         """Write a checkpoint: everything that going on needs. A diverged state is refused, and replaces nothing."""
+        self.sums = {name: distributed.mean(v) if isinstance(v, Tensor) else v for name, v in self.sums.items()}
         if self.sums:
             self._means()
         if not torch.stack(torch._foreach_norm(list(self.stepper.model.parameters()))).isfinite().all():
@@ -293,15 +336,23 @@ class Run:
             state["epoch"] = math.ceil(self.stepper.step / self.epoch_steps)
             state["config"] = config_module.to_dict(self.config)
             save_checkpoint(self.folder / name, state)
+        distributed.barrier()  # a slow disk is waited for
 
-    def resume(self, record: dict) -> None:
-        """Take up a checkpoint's state, and cut the log back to it."""
-        self.stepper.load(record)
+    def resume(self, record: dict, path: Path) -> None:
+        """Take up the state of the checkpoint at `path`, and cut the log back to it. Raises CommandError for no state.
+        """
+        try:
+            self.stepper.load(record)
+        except UNREADABLE as error:
+            raise CommandError(f"{path} holds no state that training can go on from ({first_line(error)}): move it "
+                               f"away, or give --no-resume to replace what is in {self.folder}") from None
         self.sums, self.best = record["sums"], record.get("best", math.inf)
         if self.metrics.exists() and distributed.is_main():
-            kept = [line for line in self.metrics.read_text().splitlines(True) if _step_of(line) <= self.stepper.step]
-            with atomic(self.metrics) as temporary:
-                temporary.write_text("".join(kept))
+            lines = self.metrics.read_bytes().splitlines(True)
+            kept = [line for line in lines if _step_of(line) <= self.stepper.step]
+            if kept != lines:
+                with atomic(self.metrics) as temporary:
+                    temporary.write_bytes(b"".join(kept))
 
 
 class Interrupted(Exception):
@@ -325,27 +376,29 @@ class _Sized:
         return self.length
 
 
-def _step_of(line: str) -> float:
-    """The step that a log line ends at; infinite for half a line."""
+def _step_of(line: bytes) -> float:
+    """The step that a log line ends at; infinite for half a line, or what is no line of a log."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:
+        step = json.loads(line)["step"]
+    except (ValueError, LookupError, TypeError, RecursionError):
         return math.inf
+    return step if isinstance(step, int) else math.inf
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Starting, going on
 
 
-def newest_sound(folder: Path, kind: str, device) -> tuple[dict, Path] | None:
-    """The newest checkpoint of a folder that can be read, saying which were passed over; None where there are none.
+def newest_sound(folder: Path, kind: str, device) -> tuple[dict, Config, Path] | None:
+    """The newest checkpoint of a folder that can be read, with its config and place, saying which were passed over.
 
-    Raises CommandError where there are some and none can be read: they are not replaced.
+    None where there are none. Raises CommandError where there are some and none can be read: they are not ours to
+    replace.
     """
-    there = [path for path in [folder / "last.pth", *checkpoints(folder)] if path.exists()]
+    there = [path for path in [folder / "last.pth", *checkpoints(folder)] if os.path.lexists(path)]
     for path in there:
         try:
-            return open_record(path, (kind,), device), path
+            return *open_record(path, (kind,), device), path
         except CommandError as error:
             broken = error
             if len(there) > 1 and distributed.is_main():
@@ -358,7 +411,7 @@ def newest_sound(folder: Path, kind: str, device) -> tuple[dict, Path] | None:
 def start_or_resume(run: Run, config: Config) -> bool:
     """Take up the folder's run, or clear the folder for a new one. Returns whether anything is left to do.
 
-    Raises CommandError where the folder holds a run with other settings.
+    Raises CommandError where the folder holds a run with other settings, or of other data.
     """
     found = newest_sound(run.folder, run.record["kind"], run.device) if config.resume else None
     distributed.barrier()  # every process has looked before anything changes
@@ -371,42 +424,69 @@ def start_or_resume(run: Run, config: Config) -> bool:
                 old.unlink(missing_ok=True)
         distributed.barrier()
         return True
-    record, path = found
-    stored = config_module.from_stored(record["config"], path)
+    record, stored, path = found
     config_module.refuse_other_run(config, stored, path)
-    refuse_other_data(run, record, path)
-    run.resume(record)
+    refuse_other_rows(run, record, path)
+    run.resume(record, path)
     if run.stepper.step >= run.total:
         distributed.say(f"{run.folder}: this run is finished ({record['epoch']} epochs, {run.stepper.step} steps); "
                         f"give a larger --epochs to extend it")
         return False
-    before = stored.epochs
-    more = f", extended from {before} to {config.epochs} epochs" if before != config.epochs else ""
+    more = f", extended from {stored.epochs} to {config.epochs} epochs" if stored.epochs != config.epochs else ""
     distributed.say(f"{path}: going on at step {run.stepper.step} of {run.total}{more}")
     return True
 
 
-def refuse_other_data(run: Run, record: dict, path: Path) -> None:
+def refuse_other_rows(run: Run, record: dict, path: Path) -> None:
     """Raise CommandError where the checkpoint was trained on other rows than there are now."""
-    same = record["rows"] == run.record["rows"]
-    if same and isinstance(run.stepper.model, LatentDiffusion):  # of a decoder that may have been trained anew
-        own, stored = run.stepper.model.state_dict(), record["model"]
-        same = all(torch.allclose(own[name], stored[name], rtol=1e-2, atol=1e-3) for name in ("mean", "deviation"))
-    if not same:
+    cure = "add --tag NAME for a run of its own, or --no-resume to replace it"
+    if run.record["kind"] == "latent":
+        before = record.get("codes_of")
+        if before is not None and before != run.record["codes_of"]:
+            raise CommandError(f"{path} was fitted to the codes of another checkpoint ({before}) than the one that "
+                               f"encodes now ({run.record['codes_of']}): give --no-resume to replace it")
+    own = run.record.get("data")
+    if None not in (own, record.get("data")) and own != record["data"]:
+        raise CommandError(f"{path} was trained on other data ({record['data']}) than --data_dir {run.config.data_dir} "
+                           f"holds ({own}; rows and hash): {cure}")
+    if record["rows"] != run.record["rows"] or _moved(run, record):
         raise CommandError(f"{path} was trained on other data ({record['rows']} rows, now {run.record['rows']}): "
-                           f"add --tag NAME for a run of its own, or --no-resume to replace it")
+                           f"{cure}")
+
+
+def _moved(run: Run, record: dict) -> bool:
+    """Whether the data's mean is another one than it was: of the images, or of the codes that are diffused."""
+    if isinstance(run.stepper.model, LatentDiffusion):
+        own, stored = run.stepper.model.state_dict(), record["model"]
+        return not all(name in stored and own[name].shape == stored[name].shape and
+                       torch.allclose(own[name], stored[name], rtol=1e-2, atol=1e-3) for name in ("mean", "deviation"))
+    own, stored = run.record["gaussian"]["mean"], record["gaussian"]["mean"].to("cpu")
+    return not torch.allclose(own, stored.to(own.dtype), rtol=1e-3, atol=1e-3)
 
 
 def finish(run: Run, config: Config, pictures: Path) -> None:
-    """Train, then draw the curves below `pictures`."""
-    if distributed.is_main():
+    """Train, then draw the curves below `pictures`; of a finished run too, where it was stopped before they were."""
+    curve, main = pictures / "train" / "curve.png", distributed.is_main()
+    if main:
         for folder in (run.folder, run.metrics.parent, pictures):
             check_writable(folder)
-    if start_or_resume(run, config):
-        run.go()
-        if distributed.is_main():
-            plots.training_curve(run.metrics, pictures / "train" / "curve.png")
-            print(f"trained: {run.folder}/model-{math.ceil(run.total / run.epoch_steps)}.pth, log {run.metrics}")
+        if os.path.lexists(run.metrics) and not run.metrics.is_file():
+            raise CommandError(f"{run.metrics} is not a file: move it away")
+    with locked(run.folder, run.metrics.parent) if main else contextlib.nullcontext():
+        left = start_or_resume(run, config)
+        if main:
+            sweep(pictures)
+        if left:
+            run.go()
+            distributed.say(f"trained: {run.folder}/model-{math.ceil(run.total / run.epoch_steps)}.pth, "
+                            f"log {run.metrics}")
+        if main and run.metrics.is_file() and (left or _older(curve, run.metrics)):
+            plots.training_curve(run.metrics, curve)
+
+
+def _older(path: Path, than: Path) -> bool:
+    """Whether a file is absent, or older than another one."""
+    return not path.is_file() or path.stat().st_mtime_ns < than.stat().st_mtime_ns
 
 
 def train(command: Command) -> None:
@@ -422,7 +502,8 @@ def train(command: Command) -> None:
     if config.compile:
         compile_networks(model)
     record = {"kind": config.model, "shape": list(dataset.shape), "rows": len(dataset), "gaussian": gaussian.state(),
-              "levels": dataset.levels, "unit": model.unit, "network": describe_network(model)}
+              "levels": dataset.levels, "unit": model.unit, "network": describe_network(model),
+              "data": registry.identity(dataset)}
     folders = [config_module.folder(config, root) for root in ("models", "logs", "imgs")]
 
     def validate(ema: nn.Module) -> dict:
@@ -502,17 +583,25 @@ def show_samples(model: nn.Module, config: Config, path: Path, device: torch.dev
         plots.scatter(x[:, :2].cpu().numpy(), path, "samples")
 
 
-def train_latent(config: Config, latents: Tensor) -> None:
-    """Mode `train_latent_ddim`: fit the latent diffusion to the training split's latents [N, a_dim]."""
+def latent_folders(config: Config) -> list[Path]:
+    """Where the latent diffusion's checkpoints, log and pictures go."""
+    owns = (config_module.folder(config, root) for root in ("models", "logs", "imgs"))
+    return [own.with_name(f"{own.name}_latent") for own in owns]
+
+
+def train_latent(config: Config, latents: Tensor, codes_of: str) -> None:
+    """Mode `train_latent_ddim`: fit the latent diffusion to the training split's latents [N, a_dim].
+
+    codes_of    the hash of the checkpoint that encoded them
+    """
     device = pick_device(config.device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.r_seed)
         model = LatentDiffusion(schedule_for(config), latents).to(device)
     spec = registry.Spec("latents", latents.shape[1], 1, None, "none", kind="points")
     dataset = registry.Dataset(spec, "train", np.arange(len(latents)), latents.numpy())
-    owns = (config_module.folder(config, root) for root in ("models", "logs", "imgs"))
-    folder, logs, pictures = (own.with_name(f"{own.name}_latent") for own in owns)
-    record = {"kind": "latent", "rows": len(latents), "unit": "mean squared error"}
+    folder, logs, pictures = latent_folders(config)
+    record = {"kind": "latent", "rows": len(latents), "unit": "mean squared error", "codes_of": codes_of}
     run = Run(Stepper(model, config, device), dataset, config, folder, logs, record, lambda ema: {},
               lambda ema, epoch: None)
     finish(run, config, pictures)

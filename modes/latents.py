@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,8 +14,8 @@ import plots
 import training
 from config import Command
 from dataset import registry
-from experiment import Trained, batches_of, load_data, open_trained
-from utils import CommandError, check_writable, file_hash, write_npz
+from experiment import Trained, batches_of, open_trained
+from utils import CommandError, check_writable, write_npz
 
 
 def encode_split(trained: Trained, dataset: registry.Dataset, count: int | None = None) -> Tensor:
@@ -45,17 +47,23 @@ def save_latent(command: Command) -> None:
     trained = open_trained(command)
     refuse_given(trained)
     config = trained.config
-    dataset = load_data(config, config.split or "test")
+    path = config_module.folder(config, "models") / "latents.npz"
+    check_writable(path.parent)
+    dataset = trained.load_data(config.split or "test")
     if config.disent_metric == "tad" and dataset.spec.labels != "attributes" and "disent_metric" in command.given:
         print(f"note: tad is for attributes; {config.dataset} has labels of another kind ({dataset.spec.labels})")
     mean, logvar = posterior_of_split(trained, dataset, config.num_images)
     codes = mean.numpy()
-    path = config_module.folder(config, "models") / "latents.npz"
-    about = {"split": np.array(dataset.split), "checkpoint_hash": np.array(file_hash(trained.path))}
-    about |= {"mean": codes.mean(0), "deviation": codes.std(0)}
+    about = {"split": np.array(dataset.split), **origin(trained), "mean": codes.mean(0), "deviation": codes.std(0)}
     about |= {} if logvar is None else {"all_logvar": logvar.numpy()}
     write_npz(path, all_a=codes, **label_arrays(dataset, len(codes)), **about)
     print(f"{len(codes)} latents of {config.dataset} ({dataset.split}) in {path}")
+
+
+def origin(trained: Trained) -> dict[str, np.ndarray]:
+    """What a file of codes says of the model that they come from: its checkpoint's hash, and its config as JSON."""
+    stored = config_module.to_dict(trained.stored or trained.config)
+    return {"checkpoint_hash": np.array(trained.hash), "config": np.array(json.dumps(stored))}
 
 
 def label_arrays(dataset: registry.Dataset, count: int) -> dict[str, np.ndarray]:
@@ -71,8 +79,10 @@ def train_latent_ddim(command: Command) -> None:
     """Mode `train_latent_ddim`: the diffusion over the training split's latents, to models/EXP_latent/."""
     trained = open_trained(command._replace(given=command.given - {"epochs"}))  # --epochs is where this training ends
     refuse_given(trained)
-    latents = encode_split(trained, load_data(trained.config, "train"))
-    training.train_latent(trained.config, latents)
+    for folder in training.latent_folders(trained.config):
+        check_writable(folder)
+    latents = encode_split(trained, trained.load_data("train"))
+    training.train_latent(trained.config, latents, trained.hash)
 
 
 def plot_latent(command: Command) -> None:
@@ -81,7 +91,7 @@ def plot_latent(command: Command) -> None:
     refuse_given(trained)
     config = trained.config
     check_writable(config_module.folder(config, "imgs"))
-    dataset = load_data(config, config.split or "test")
+    dataset = trained.load_data(config.split or "test")
     codes = encode_split(trained, dataset, config.num_images or 5_000).numpy()
     labels = None if dataset.labels is None else dataset.labels[: len(codes), -1]
     title = f"z of {len(codes)} images ({dataset.split})"

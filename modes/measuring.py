@@ -11,7 +11,7 @@ from torch import Tensor
 import distributed
 from dataset.registry import Dataset
 from diffusion import Gaussian, LogSNRProposal
-from experiment import Trained, batches_of, load_data
+from experiment import Trained, batches_of
 from information.lattice import Lattice
 from information.likelihood import exact_float32
 from models import InfoDiff
@@ -35,7 +35,7 @@ class Sample:
 
     @classmethod
     def of(cls, trained: Trained, split: str) -> Sample:
-        dataset = load_data(trained.config, split)
+        dataset = trained.load_data(split)
         count = min(trained.config.num_images or DEFAULT_IMAGES, len(dataset))
         if count < distributed.world():
             raise CommandError(f"--num_images: {count} images are too few for {distributed.world()} processes")

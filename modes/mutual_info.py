@@ -19,7 +19,15 @@ from information.interval import check_order, check_taus
 from modes.intervals import Latent, codes_of_file, codes_of_model, latents_of
 from modes.measuring import Sample, provenance
 from modes.usable import usable_information, why_not
-from utils import check_writable, file_hash, markdown_table, versions, write_json
+from utils import (
+    check_writable,
+    file_hash,
+    markdown_table,
+    read_json,
+    refuse_other_inputs,
+    versions,
+    write_json,
+)
 
 
 def mutual_info(command: Command) -> None:
@@ -36,11 +44,14 @@ def measure_codes(config: Config, path: Path) -> None:
     """The interval of a file of codes; leaves results/codes-NAME/mutual_info.json and figures."""
     codes = codes_of_file(path, config.num_images, config.r_seed)
     folder = Path(config.result_folder, f"codes-{path.parent.name if path.stem == 'latents' else path.stem}")
+    result = folder / "mutual_info.json"
     check_writable(folder)
+    if result.exists():
+        refuse_other_inputs(result, [read_json(result).get("codes")], [path])
     latents = latents_of(codes, config.tau, config.r_seed, config.prior == "regular")
     record = {"mode": "mutual_info", "codes": str(path), "codes_hash": file_hash(path), "seed": config.r_seed,
               "config": config_module.to_dict(config), "versions": versions(), "split": "file"}
-    report(record | interval_record(latents), folder)
+    report(record | interval_record(latents), result)
 
 
 def measure_information(trained: Trained) -> None:
@@ -50,8 +61,7 @@ def measure_information(trained: Trained) -> None:
     before a denoiser is asked.
     """
     config, model = trained.config, trained.model
-    folder = config_module.folder(config, "results")
-    check_writable(folder)
+    result = trained.results("mutual_info.json")
     split = config.split or "test"
     sample = Sample.of(trained, split)
     latents = latents_of_model(trained, sample)
@@ -59,12 +69,12 @@ def measure_information(trained: Trained) -> None:
     record |= interval_record(latents)
     missing = why_not(config, model)
     if missing:
-        report({**record, "usable": f"not measured: {missing}"}, folder)
+        report({**record, "usable": f"not measured: {missing}"}, result)
         return
     if latents[0].bracket is not None:
-        report(record, folder)
+        report(record, result)
         print("\nUsable by this denoiser, which is no estimate of I(x; z) unless the denoiser is near ideal:")
-    report(with_usable(record, latents, usable_information(trained, sample, latents)), folder)
+    report(with_usable(record, latents, usable_information(trained, sample, latents)), result)
 
 
 def latents_of_model(trained: Trained, sample: Sample) -> list[Latent]:
@@ -99,10 +109,9 @@ def with_usable(record: dict, latents: list[Latent], usable) -> dict:
     }
 
 
-def report(record: dict, folder: Path) -> None:
-    """Write and draw a record, and print it."""
-    write_json(folder / "mutual_info.json", record)
-    plots.information(record, folder)
+def report(record: dict, path: Path) -> None:
+    """Write a record and print it, then draw it."""
+    write_json(path, record)
     if "range" in record:
         print(f"{record['range']}; at most {record['lost_below_range_nats']:.2f} nats of I(x; z) lie below")
         if record["reference"]["note"]:
@@ -110,7 +119,8 @@ def report(record: dict, folder: Path) -> None:
     elif "usable" in record:
         print(f"usable information {record['usable']}")
     print(information_table(record))
-    print(f"results: {folder}/mutual_info.json")
+    print(f"results: {path}", flush=True)
+    plots.information(record, path.parent)
 
 
 def information_table(record: dict) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import config as config_module
 import distributed
 import plots
 from config import Command
+from dataset import registry
 from diffusion import LogSNRProposal
 from experiment import Trained, assumptions_of, build_fresh, fit_gaussian, load_data, open_trained, pick_device
 from information.likelihood import (
@@ -51,7 +51,7 @@ from modes.measuring import (
 from regularisers import kl_to_normal
 from rng import Rng
 from sampling import generate
-from utils import CommandError, check_writable, markdown_table, write_json
+from utils import CommandError, markdown_table, write_json
 
 PLANE = 60  # points a side of the grid on which the density of 2-D data is drawn
 ELBO, ENSEMBLE = "elbo", "best"
@@ -63,12 +63,19 @@ def nll(command: Command) -> None:
 
 
 def open_untuned(command: Command) -> Trained:
-    """The network of --init_from, with the moments of the data it is measured on."""
+    """The network of --init_from, with the moments of the data it is measured on.
+
+    Its results stand in results/EXP/from-NAME-WEIGHTS-DATA/, since an experiment's name tells neither.
+    """
     config, device = command.config, pick_device(command.config.device)
     dataset = load_data(config, "train")
     model = build_fresh(config, dataset.shape, fit_gaussian(dataset, config.num_workers), device, command.given)
-    weights = model.network.source
-    return Trained(config, command.given, model.eval().requires_grad_(False), weights, 0, 0, device)
+    trained = Trained(config, command.given, model.eval().requires_grad_(False), model.network.source, 0, 0, device,
+                      command.mode, data=registry.identity(dataset))
+    name = Path(config.init_from).resolve().name
+    name = "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)[:60]
+    trained.apart = f"from-{name}-{trained.hash[:8]}-{trained.data.split(':')[-1][:8]}"
+    return trained
 
 
 def measure_likelihood(trained: Trained) -> None:
@@ -79,8 +86,7 @@ def measure_likelihood(trained: Trained) -> None:
     """
     config, model = trained.config, in_float32(trained.model)
     kinds = likelihoods_of(model)
-    folder = config_module.folder(config, "results")
-    check_writable(folder)
+    path = trained.results("nll.json")
     members = [model, *(open_member(trained, path) for path in config.ensemble)]
     sample, proposal = Sample.of(trained, config.split or "test"), proposal_of(model, tuned=trained.epoch > 0)
     reference = reference_of(model.gaussian)
@@ -92,20 +98,20 @@ def measure_likelihood(trained: Trained) -> None:
         entries, shapes = entries + found, shapes | its_shapes
     if not distributed.is_main():
         return
-    write_json(folder / "nll.json", {
+    write_json(path, {
         "mode": "nll", **provenance(trained), "split": sample.split, "num_images": sample.count,
         "npoints": config.npoints, "logsnr_range": [proposal.low, proposal.high], "range": range_note(model, proposal),
         "reference": reference, "assumptions": assumptions_of(model),
         "entries": entries, "curves": shapes,
     })
-    plots.error_curves(shapes, folder / "nll_errors.png", f"{config.dataset}: denoising error")
-    if model.shape == (2,) and UNCONDITIONAL in kinds:
-        draw_density(model, sample, proposal, config.npoints, config.r_seed, folder / "nll_density.png")
     print(range_note(model, proposal))
     if reference["note"]:
         print(reference["note"])
     print(bounds_table(entries))
-    print(f"results: {folder}/nll.json")
+    print(f"results: {path}", flush=True)
+    plots.error_curves(shapes, path.with_name("nll_errors.png"), f"{config.dataset}: denoising error")
+    if model.shape == (2,) and UNCONDITIONAL in kinds:
+        draw_density(model, sample, proposal, config.npoints, config.r_seed, path.with_name("nll_density.png"))
 
 
 def likelihoods_of(model) -> list[str]:

@@ -14,9 +14,9 @@ import config as config_module
 import plots
 from config import Command
 from dataset import files, registry
-from experiment import Trained, batches_of, load_data, open_trained
+from experiment import Trained, batches_of, open_trained
 from metrics.reconstruction import image_errors, summary
-from modes.latents import label_arrays, refuse_given
+from modes.latents import label_arrays, origin, refuse_given
 from rng import Rng
 from sampling import ddim, ddim_invert
 from utils import CommandError, check_writable, versions, write_json, write_npz
@@ -57,9 +57,10 @@ def latent_quality(command: Command) -> None:
     """
     trained = open_trained(command)
     config, coder = trained.config, Autoencoder(trained)
-    for root in ("imgs", "results"):
+    for root in ("imgs", "models"):
         check_writable(config_module.folder(config, root))
-    dataset = load_data(config, config.split or "test")
+    result = trained.results("latent_quality.json")
+    dataset = trained.load_data(config.split or "test")
     count = min(len(dataset), config.num_images or QUALITY_IMAGES)
     codes, noises, inferred, kept = [], [], [], []
     with tqdm(total=count, desc="inverting", unit="img") as bar:
@@ -80,11 +81,12 @@ def latent_quality(command: Command) -> None:
         "random": summary(random) | {"images": len(x), "draws": len(draws)}, "versions": versions(),
         **trained.provenance(),
     }
-    write_json(config_module.folder(config, "results") / "latent_quality.json", record)
+    write_json(result, record)
     labels = np.zeros((count, 0), np.int64) if dataset.labels is None else dataset.labels[:count]
     path = config_module.folder(config, "models") / "latent_quality.npz"
     write_npz(path, z=torch.cat(codes).numpy(), x_T=torch.cat(noises).numpy(), labels=labels,
-              attr_names=label_arrays(dataset, count)["attr_names"], split=np.array(dataset.split))
+              attr_names=label_arrays(dataset, count)["attr_names"], split=np.array(dataset.split),
+              **origin(trained))
     folder = config_module.folder(config, "imgs") / "latent_quality"
     plots.image_grid(x_T[:16] / 3, folder / "inferred_x_T.png", 8)  # three deviations fill the range of grey
     rows = [torch.stack([x[i], back[i], *(draw[i] for draw in draws[:8])]) for i in range(min(8, len(x)))]
@@ -137,7 +139,7 @@ def chosen_image(trained: Trained, which: str) -> tuple[Tensor, str]:
     """An image [1,C,H,W] on the device, by its number in the split or by its file, and a name for folders."""
     config = trained.config
     if which.isdecimal():
-        dataset = load_data(config, config.split or "test")
+        dataset = trained.load_data(config.split or "test")
         if int(which) >= len(dataset):
             raise CommandError(f"--img_id {which}: the {dataset.split} split has images 0 .. {len(dataset) - 1}")
         return dataset.batch([int(which)], trained.device), which

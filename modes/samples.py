@@ -6,12 +6,15 @@ on the process that draws it.
 
 from __future__ import annotations
 
-import shutil
+import contextlib
+import math
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,7 +28,18 @@ from experiment import Trained, batches_of, find_checkpoint, load_data, open_lat
 from models import LatentDiffusion
 from rng import Rng
 from sampling import generate, switch
-from utils import CommandError, check_writable, file_hash, read_json, versions, write_json, write_npz
+from utils import (
+    CommandError,
+    OwnFolder,
+    check_writable,
+    file_hash,
+    locked,
+    read_json,
+    sweep,
+    versions,
+    write_json,
+    write_npz,
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Drawing numbered samples
@@ -64,7 +78,10 @@ def two_phase(trained: Trained) -> tuple[Callable, str]:
         except CommandError as error:
             cure = f"(--model vanilla), or give --vanilla_from FILE, or --split_step {schedule.steps} to do without"
             raise CommandError(f"two-phase sampling starts with plain diffusion: {error} {cure}") from None
-    vanilla = open_trained(Command("eval", plain, frozenset()), path, ("vanilla",)).model
+    other = open_trained(Command("eval", plain, frozenset()), path, ("vanilla",))
+    if None not in (other.data, trained.data) and other.data != trained.data:
+        raise CommandError(f"{path} was trained on other data than {trained.path}: give --vanilla_from FILE")
+    vanilla = other.model
     if vanilla.shape != trained.model.shape:
         raise CommandError(f"{path} makes images of {vanilla.shape}, this model of {trained.model.shape}")
     at = schedule.logsnr(torch.tensor([config.split_step + 0.5])).item()
@@ -83,7 +100,7 @@ def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Rng], Tensor], dic
     phases      two-phase sampling, where the model is InfoDiffusion and z comes from its prior
     """
     config, settings = trained.config, sampler_settings(trained)
-    manifest = {"checkpoint_hash": file_hash(trained.path), "seed": config.r_seed, "precision": config.precision,
+    manifest = {"checkpoint_hash": trained.hash, "seed": config.r_seed, "precision": config.precision,
                 **settings}
     latent, denoiser = None, None
     if config.is_latent:
@@ -118,13 +135,42 @@ def numbered(trained: Trained, is_done: Callable[[int], bool] = lambda number: F
             bar.update(len(batch))
 
 
-def image_path(folder: Path, index: int, prefix: str = "") -> Path:
-    return folder / f"{prefix}{index:06d}.png"
+def image_name(index: int, prefix: str = "") -> str:
+    return f"{prefix}{index:06d}.png"
 
 
-def write_images(pool: ThreadPoolExecutor, x: Tensor, paths: list[Path]) -> list:
-    """Pass images [B,C,H,W] to the pool of writers, a file each, so that sampling does not wait for them."""
-    return [pool.submit(plots.write_png, path, image) for path, image in zip(paths, plots.to_uint8(x), strict=True)]
+class Writer:
+    """Writes images in threads while the next ones are drawn; a write that fails ends the drawing at once."""
+
+    PENDING = 256  # images that may wait: no disk is so slow that memory fills
+
+    def __init__(self, own: OwnFolder):
+        self.own, self.pool, self.pending = own, ThreadPoolExecutor(), deque()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            while self.pending and kind is None:
+                self.pending.popleft().result()
+        finally:
+            self.pool.shutdown(cancel_futures=True)
+
+    def add(self, x: Tensor, names: list[str]) -> None:
+        """Images [B,C,H,W], a file each. Raises CommandError where an earlier one could not be written."""
+        for name, pixels in zip(names, plots.to_uint8(x), strict=True):
+            self.pending.append(self.pool.submit(self._write, name, pixels))
+        while self.pending and (self.pending[0].done() or len(self.pending) > self.PENDING):
+            self.pending.popleft().result()
+
+    def _write(self, name: str, pixels: np.ndarray) -> None:
+        self.own.write(name, plots.png(pixels))
+
+
+def writing(*folders: Path):
+    """Be the only one to write there, all processes of this run together."""
+    return locked(*folders) if distributed.is_main() else contextlib.nullcontext()
 
 
 def sample_images(command: Command) -> None:
@@ -133,98 +179,91 @@ def sample_images(command: Command) -> None:
     config = trained.config
     folder = config_module.folder(config, "imgs") / "eval"
     check_writable(folder)
-    check_writable(config_module.folder(config, "results"))
+    result = trained.results("eval.json")
     draw, setting = drawer(trained, phases=bool({"split_step", "vanilla_from"} & command.given))
-    samples, written = {}, []
-    with ThreadPoolExecutor() as pool:
-        for numbers, rng in numbered(trained):
-            x = draw(rng)
-            samples[numbers[0]] = x.cpu()
-            if x.dim() == 4:
-                written += write_images(pool, x, [image_path(folder, i, "sample-") for i in numbers])
-        for future in written:
-            future.result()
-    parts = distributed.gather_objects(samples)
-    if not distributed.is_main():
-        return
-    samples = {first: x for part in parts for first, x in part.items()}
-    x = torch.cat([samples[first] for first in sorted(samples)])
-    if x.dim() == 4:
-        plots.image_grid(x[:256], folder / "grid.png")
-        for old in set(folder.glob("sample-*.png")) - {image_path(folder, i, "sample-") for i in range(len(x))}:
-            old.unlink()  # of more samples, drawn before
-    else:
-        write_npz(folder / "samples.npz", samples=x.numpy())
-        plots.scatter(x[:, :2].numpy(), folder / "scatter.png", f"{len(x)} samples of {config.experiment}")
-    record = {**setting, "samples": len(x), "versions": versions(), **trained.provenance()}
-    write_json(config_module.folder(config, "results") / "eval.json", record)
+    images, own = len(trained.model.shape) == 3, OwnFolder(folder)
+    samples = {}
+    with writing(folder):
+        if distributed.is_main():
+            sweep(folder)
+            own.forget(own.own("sample-*.png") | own.own("grid.png") if images else ())
+        distributed.barrier()
+        with Writer(own) as writer:
+            for numbers, rng in numbered(trained):
+                x = draw(rng)
+                samples[numbers[0]] = x.cpu()
+                if images:
+                    writer.add(x, [image_name(i, "sample-") for i in numbers])
+        parts = distributed.gather_objects(samples)
+        if not distributed.is_main():
+            return
+        samples = {first: x for part in parts for first, x in part.items()}
+        x = torch.cat([samples[first] for first in sorted(samples)])
+        write_json(result, {**setting, "samples": len(x), "versions": versions(), **trained.provenance()})
+        if images:
+            columns = math.ceil(math.sqrt(len(x[:256])))
+            own.write("grid.png", plots.png(plots.sheet(plots.to_uint8(x[:256]), columns)))
+        else:
+            write_npz(folder / "samples.npz", samples=x.numpy())
+            plots.scatter(x[:, :2].numpy(), folder / "scatter.png", f"{len(x)} samples of {config.experiment}")
     print(f"{len(x)} samples in {folder}")
 
 
 def eval_fid(command: Command) -> None:
     """Mode `eval_fid`: exactly --sampling_number images for calc_fid.py; missing ones are drawn, others kept.
 
-    A manifest in results/EXP/ holds the setting; a folder drawn with another setting is emptied first.
+    A record in results/EXP/ tells the setting; a folder of another setting is emptied first.
     """
     trained = open_trained(command)
     config = trained.config
     name = "eval-fid-latent" if config.is_latent else "eval-fid-fast"
     folder = config_module.folder(config, "imgs") / name
     draw, setting = drawer(trained, phases=True)
-    manifest = config_module.folder(config, "results") / f"{name}.json"
-    if distributed.is_main():
-        check_writable(folder)
-        check_writable(manifest.parent)
-        prepare_folder(folder, manifest, setting, config.sampling_number)
-        write_json(manifest, {**setting, "versions": versions(), **trained.provenance()})
-    distributed.barrier()
-    there = len(list(folder.iterdir()))
-    distributed.barrier()  # every process has counted before anything is drawn
-    written = []
-    with ThreadPoolExecutor() as pool:
-        for numbers, rng in numbered(trained, lambda number: image_path(folder, number).exists()):
-            written += write_images(pool, draw(rng), [image_path(folder, i) for i in numbers])
-        for future in written:
-            future.result()
-    distributed.barrier()
-    distributed.say(f"{len(list(folder.iterdir()))} images in {folder} ({there} of them from before); "
+    check_writable(folder)
+    manifest, own = trained.results(f"{name}.json"), OwnFolder(folder)
+    with writing(folder):
+        if distributed.is_main():
+            prepare_folder(own, manifest, setting, config.sampling_number)
+            write_json(manifest, {**setting, "versions": versions(), **trained.provenance()})
+        distributed.barrier()
+        there = {path.name for path in folder.glob("[!.]*")}
+        distributed.barrier()  # everybody has looked before anything is drawn
+        with Writer(own) as writer:
+            for numbers, rng in numbered(trained, lambda number: image_name(number) in there):
+                writer.add(draw(rng), [image_name(i) for i in numbers])
+        distributed.barrier()
+    distributed.say(f"{len(list(folder.glob('[!.]*')))} images in {folder} ({len(there)} of them from before); "
                     f"setting in {manifest}")
 
 
-def prepare_folder(folder: Path, manifest: Path, setting: dict, count: int) -> None:
-    """Leave in `folder` only whole images numbered below `count` that were drawn with this setting.
+def prepare_folder(own: OwnFolder, manifest: Path, setting: dict, count: int) -> None:
+    """Leave in a folder only whole images numbered below `count` that were drawn with this very setting.
 
-    Raises CommandError where the folder holds something that this mode did not write.
+    Raises CommandError, with nothing deleted, where it holds something that this program did not make.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    there = sorted(folder.iterdir())
-    for path in there:
-        ours = path.suffix == ".png" and (path.stem.isdigit() or path.name.startswith("."))
-        if not ours:
-            raise CommandError(f"{folder} holds {path.name}, which is no numbered image: move it away")
+    sweep(own.folder)
+    there = own.own("[!.]*")
     same = manifest.exists() and all(read_json(manifest).get(key) == value for key, value in setting.items())
-    for path in there:
-        if not same or not path.stem.isdigit() or int(path.stem) >= count:
-            path.unlink()
+    wanted = {image_name(number) for number in range(count)} if same else set()
+    own.forget({path for path in there if path.name not in wanted})
 
 
 def save_original_img(command: Command) -> None:
     """Mode `save_original_img`: {dataset}_imgs/{i:06d}.png, one file an image, at the size that the model sees."""
     config = command.config
-    dataset = load_data(config, config.split or "train")
     folder = Path(f"{config.dataset}_imgs")
     check_writable(folder)
-    if folder.exists():
-        shutil.rmtree(folder) if all(p.suffix == ".png" for p in folder.iterdir()) else _not_ours(folder)
+    own, place, data = OwnFolder(folder), folder.resolve(), Path(config.data_dir).resolve()
+    if config.dataset == "folder" and (place == data or data in place.parents or place in data.parents):
+        raise CommandError(f"--data_dir {config.data_dir} and ./{folder}, where the images are written, lie in one "
+                           f"another: run this from another folder")
+    before = own.own("[!.]*")
+    dataset = load_data(config, config.split or "train")
     rows = range(min(len(dataset), config.num_images or len(dataset)))
-    bar = tqdm(total=len(rows), desc="writing", unit="img")
-    with ThreadPoolExecutor() as pool, bar:
+    with locked(folder), Writer(own) as writer, tqdm(total=len(rows), desc="writing", unit="img") as bar:
+        sweep(folder)
+        own.forget(before)
         for indices, x in batches_of(dataset, 256, "cpu", rows, config.num_workers):
-            for future in write_images(pool, x, [image_path(folder, i) for i in indices.tolist()]):
-                future.result()
+            writer.add(x, [image_name(i) for i in indices.tolist()])
             bar.update(len(x))
     print(f"{len(rows)} images of {config.dataset} ({dataset.split}) in {folder}")
-
-
-def _not_ours(folder: Path) -> None:
-    raise CommandError(f"{folder} holds files that are not images: move them away")
