@@ -58,12 +58,17 @@ def _bytes(path: Path) -> int:
 
 def read_square(path: Path, crop: int | None = None) -> np.ndarray:
     """The central square of a picture, `crop` pixels a side or as large as can be: uint8 [3, side, side]."""
-    pixels = read_image(path)  # [3, H, W]
-    side = crop or min(pixels.shape[1:])
-    top, left = ((extent - side) // 2 for extent in pixels.shape[1:])
+    return central_square(read_image(path), crop, str(path))  # of [3, H, W]
+
+
+def central_square(pixels: np.ndarray, crop: int | None = None, name: str = "the picture") -> np.ndarray:
+    """[..., H, W] -> [..., side, side], `crop` pixels a side or as large as can be. CommandError for a smaller one."""
+    height, width = pixels.shape[-2:]
+    side = crop or min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
     if top < 0 or left < 0:
-        raise CommandError(f"{path} is {pixels.shape[2]}x{pixels.shape[1]} pixels, less than {side}x{side}")
-    return pixels[:, top : top + side, left : left + side]
+        raise CommandError(f"{name} is {width}x{height} pixels, less than {side}x{side}")
+    return pixels[..., top : top + side, left : left + side]
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -72,7 +77,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises CommandError for what is no file or not one of FORMATS, is broken, deeper than 8 bits a channel, or larger
     than MAX_PIXELS.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
@@ -85,8 +90,7 @@ def read_image(path: Path) -> np.ndarray:
             image.load()
             if image.mode.startswith(("I", "F")):
                 raise CommandError(f"{path} has more than 8 bits a channel ({image.mode}): convert it first")
-            image = ImageOps.exif_transpose(image)
-        return np.asarray(_on_white(image)).transpose(2, 0, 1)
+            return np.asarray(upright_rgb(image)).transpose(2, 0, 1)
     except FileNotFoundError:
         raise CommandError(f"{path} does not exist") from None
     except Image.DecompressionBombError:
@@ -95,10 +99,11 @@ def read_image(path: Path) -> np.ndarray:
         raise CommandError(f"{path} is not a readable image: {first_line(error)}") from None
 
 
-def _on_white(image):
-    """A Pillow image as RGB, composited on white where it has transparency."""
-    from PIL import Image
+def upright_rgb(image):
+    """A Pillow image as RGB, turned as its EXIF says, composited on white where it has transparency."""
+    from PIL import Image, ImageOps
 
+    image = ImageOps.exif_transpose(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

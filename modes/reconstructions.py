@@ -6,47 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 import config as config_module
 import plots
 from config import Command
-from dataset import files, registry
-from experiment import Trained, batches_of, open_trained
+from experiment import Autoencoder, Trained, batches_of, open_trained
 from metrics.reconstruction import image_errors, summary
 from modes.latents import label_arrays, origin, refuse_given
 from rng import Rng
-from sampling import ddim, ddim_invert
 from utils import CommandError, check_writable, versions, write_json, write_npz
 
-INVERSION_STEPS = 50  # of DDIM, in the modes that invert
 QUALITY_IMAGES = 1_000
 RANDOM_IMAGES = 64  # of them, decoded from random x_T too
 TRAVERSAL = np.linspace(-1.5, 1.5, 11)
 PATH_POINTS = 10
-
-
-class Autoencoder:
-    """x -> (z, x_T) -> x by deterministic DDIM and its inversion. The VAE has no x_T, plain diffusion no z."""
-
-    def __init__(self, trained: Trained):
-        self.model = trained.model
-        self.has_z, self.has_noise = trained.config.has_latent, trained.config.model != "vae"
-        if self.has_noise:
-            steps = min(trained.config.sample_steps or INVERSION_STEPS, self.model.schedule.steps)
-            self.grid = self.model.grid(steps, trained.config.spacing)
-
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """[B, *shape] -> z [B, a_dim] and x_T [B, *shape], None where the model has none."""
-        z = self.model.encode(x) if self.has_z else None
-        return z, ddim_invert(self.model.denoise, x, self.grid, z) if self.has_noise else None
-
-    @torch.no_grad()
-    def decode(self, z: Tensor | None, x_T: Tensor | None) -> Tensor:
-        return ddim(self.model.denoise, x_T, self.grid, z) if self.has_noise else self.model.decode(z)
 
 
 def latent_quality(command: Command) -> None:
@@ -56,7 +31,7 @@ def latent_quality(command: Command) -> None:
     the first RANDOM_IMAGES.
     """
     trained = open_trained(command)
-    config, coder = trained.config, Autoencoder(trained)
+    config, coder = trained.config, trained.autoencoder()
     for root in ("imgs", "models"):
         check_writable(config_module.folder(config, root))
     result = trained.results("latent_quality.json")
@@ -106,7 +81,7 @@ def random_reconstructions(coder: Autoencoder, z: Tensor | None, x: Tensor, draw
 def disentangle(command: Command) -> None:
     """Mode `disentangle`: one image, each latent dimension in turn set to eleven values from -1.5 to 1.5."""
     trained = open_trained(command)
-    config, coder = trained.config, Autoencoder(trained)
+    config, coder = trained.config, trained.autoencoder()
     check_writable(config_module.folder(config, "imgs"))
     refuse_given(trained)
     x, name = chosen_image(trained, config.img_id[0])
@@ -145,10 +120,7 @@ def chosen_image(trained: Trained, which: str) -> tuple[Tensor, str]:
         return dataset.batch([int(which)], trained.device), which
     if not Path(which).is_file():
         raise CommandError(f"--img_id {which}: neither a number nor an image file that is there")
-    channels, size, _ = trained.model.shape
-    square = registry.resize(files.read_square(Path(which))[None], size)  # [1, 3, size, size]
-    raw = torch.from_numpy(registry.recolour(square, channels))
-    return registry.to_float(raw, 256).to(trained.device), Path(which).stem
+    return trained.batch([Path(which)]), Path(which).stem
 
 
 def interpolate(command: Command) -> None:
@@ -157,7 +129,7 @@ def interpolate(command: Command) -> None:
     The ends are the two images' own reconstructions.
     """
     trained = open_trained(command)
-    config, coder = trained.config, Autoencoder(trained)
+    config, coder = trained.config, trained.autoencoder()
     check_writable(config_module.folder(config, "imgs"))
     first = config.img_id[0]
     second = config.img_id[1] if len(config.img_id) > 1 else str(int(first) + 1) if first.isdecimal() else None
@@ -166,24 +138,10 @@ def interpolate(command: Command) -> None:
     if trained.config.model == "diff":
         refuse_given(trained)
     (a, name_a), (b, name_b) = (chosen_image(trained, which) for which in (first, second))
-    (z_a, noise_a), (z_b, noise_b) = coder.encode(a), coder.encode(b)
-    share = torch.linspace(0, 1, PATH_POINTS, device=a.device)
-    z = None if z_a is None else torch.lerp(z_a, z_b, share[:, None])
-    x_T = None if noise_a is None else slerp(noise_a, noise_b, share)
-    path = coder.decode(z, x_T)
+    path = coder.between(a, b, PATH_POINTS)
     name = first if len(config.img_id) == 1 else f"{name_a}-{name_b}"
     folder = config_module.folder(config, "imgs") / f"interpolate-{name}"
     for i, image in enumerate(plots.to_uint8(path)):
         plots.write_png(folder / f"point-{i:02d}.png", image)
     plots.image_grid(torch.cat([a, path, b]), folder / "all.png", PATH_POINTS + 2)
     print(f"{PATH_POINTS} points in {folder} (all.png: image, its reconstruction, ..., the other's, image)")
-
-
-def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """Points [K, *shape] on the great circle from a to b [1, *shape] (Shoemake 1985), which keeps the norm of noise."""
-    cosine = F.cosine_similarity(a.flatten(1).double(), b.flatten(1).double()).clamp(-1 + 1e-9, 1 - 1e-9)
-    angle = torch.arccos(cosine)
-    weight_a = torch.sin((1 - share) * angle) / torch.sin(angle)
-    weight_b = torch.sin(share * angle) / torch.sin(angle)
-    shape = (-1, *[1] * (a.dim() - 1))
-    return (weight_a.reshape(shape) * a + weight_b.reshape(shape) * b).to(a.dtype)

@@ -11,10 +11,9 @@ from oracles import GaussianDenoiser, PairDenoiser
 from torch import nn
 
 import config as config_module
-import experiment
 from dataset import points, registry
 from diffusion import Gaussian, LogSNRProposal
-from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data
+from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data, prepare
 from information import interval
 from modes import measuring, mutual_info, nll
 from run import main as run_main
@@ -95,7 +94,7 @@ def test_nll_of_lattice_data_reports_every_bound_under_its_own_name(tmp_path):
 
 
 def test_every_discrete_bound_of_shapes3d_stands_beside_its_entropy(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(experiment, "GAUSSIAN_ROWS", 500)
+    monkeypatch.setattr(prepare, "GAUSSIAN_ROWS", 500)
     run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--dataset", "shapes3d", "--input_size", "8",
                   "--unets_channels", "4", "--diffusion_steps", "4", "--npoints", "2", "--num_images", "4")
     nll.measure_likelihood(run)

@@ -1,13 +1,11 @@
-"""Puts config, data and model together: the device, a named split, its moments, a model fresh or from a checkpoint."""
+"""Checkpoints: which there are, what one must hold, the model in it, and what was derived from it."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,12 +17,11 @@ import distributed
 from config import Command, Config
 from dataset import registry
 from diffusion import Gaussian
+from experiment.prepare import half_of, shape_of
 from models import LatentDiffusion, build_model, schedule_for
-from pretrained import denoiser
 from utils import (
     UNREADABLE,
     CommandError,
-    check_writable,
     file_hash,
     first_line,
     load_checkpoint,
@@ -32,53 +29,7 @@ from utils import (
     refuse_other_inputs,
 )
 
-GAUSSIAN_ROWS = 20_000  # rendered or streamed images that the data's first two moments are taken from
 MODELS = ("diff", "vae", "vanilla")
-HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-
-def pick_device(name: str | None) -> torch.device:
-    """--device, or this process's GPU where there is one, else the CPU. Raises CommandError for what is not there."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise CommandError(f"--device {name} cannot be used: {first_line(error)}") from None
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", distributed.local_rank())
-        torch.cuda.set_device(device)
-    return device
-
-
-def half_of(precision: str, device: torch.device) -> torch.dtype | None:
-    """The half precision of --precision on this device, None for float32."""
-    if precision == "auto":
-        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if bf16 else "fp32"
-    return HALVES[precision]
-
-
-def load_data(config: Config, split: str) -> registry.Dataset:
-    """A named split of the experiment's data set, at the experiment's size."""
-    dim = config.a_dim if registry.SPECS[config.dataset].gives_z else None
-    return registry.load(config.dataset, split, root=config.data_dir, size=config.input_size,
-                         channels=config.input_channels, dim=dim)
-
-
-def batches_of(dataset: registry.Dataset, batch_size: int, device, rows: range | None = None, workers: int = 0):
-    """Yield (indices [B], float batch [B, *shape] on the device) over `rows` in order, unaugmented."""
-    rows = list(rows if rows is not None else range(len(dataset)))
-    lists = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    for indices, raw in registry.stream(dataset, lists, device, workers):
-        yield indices, registry.to_float(raw, dataset.levels)
-
-
-def fit_gaussian(dataset: registry.Dataset, workers: int) -> Gaussian:
-    """Moments of the training split (its first rows, which are in random order), on the CPU."""
-    step = None if dataset.levels is None else 2 / (dataset.levels - 1)
-    rows = range(min(len(dataset), GAUSSIAN_ROWS)) if dataset.images is None else range(len(dataset))
-    return Gaussian.fit((x for _, x in batches_of(dataset, 1000, "cpu", rows, workers)), step)
 
 
 def load_model(record: dict, config: Config, device: torch.device, path: Path) -> nn.Module:
@@ -128,84 +79,6 @@ def _no_larger_than(weights: dict[str, torch.Tensor], path: Path):
         yield
     finally:
         handle.remove()
-
-
-def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, device: torch.device,
-                given: frozenset[str] = frozenset()) -> nn.Module:
-    """A model with weights drawn from the seed, or somebody's, on the device. `given` are the flags typed by hand.
-
-    What somebody's files do not say, and was assumed, is printed. The caller's global generator is left as it was.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.r_seed)
-        model = build_model(config, registry.SPECS[config.dataset], shape, gaussian.to(device), given=given)
-    for line in assumptions_of(model):
-        distributed.say(f"assumed: {line}")
-    return model.to(device)
-
-
-def assumptions_of(model: nn.Module) -> list[str]:
-    """What was assumed of a network made elsewhere, a line each; nothing of one of our own."""
-    return getattr(getattr(model, "network", None), "assumptions", [])
-
-
-def describe_network(model: nn.Module) -> dict | None:
-    network = getattr(model, "network", None)
-    return denoiser.describe(network) if isinstance(network, denoiser.PretrainedDenoiser) else None
-
-
-def compile_networks(model: nn.Module) -> None:
-    """torch.compile on the networks, in place: names of the weights stay."""
-    for name in ("network", "encoder", "decoder"):
-        part = getattr(model, name, None)
-        if part is not None:
-            part.compile()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# From a checkpoint
-
-
-@dataclass
-class Trained:
-    """A model from a checkpoint (EMA weights, evaluation mode) with this call's config."""
-
-    config: Config
-    given: frozenset[str]
-    model: nn.Module
-    path: Path
-    epoch: int
-    step: int
-    device: torch.device
-    mode: str = ""
-    stored: Config | None = None  # as it was trained; None: the same
-    data: str | None = None  # the identity of the data set that it was trained on; None: not known
-    apart: str = ""  # folder below results/EXP for what is no checkpoint of the experiment's
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """Of the checkpoint's file."""
-        return file_hash(self.path)
-
-    def provenance(self) -> dict:
-        """What a result file says of the model behind its numbers: `config` as it was trained, `call` as it was used.
-        """
-        return {"checkpoint": str(self.path), "checkpoint_hash": self.hash, "epoch": self.epoch, "step": self.step,
-                "ema": True, "data": self.data, "config": config_module.to_dict(self.stored or self.config),
-                "call": config_module.call_of(Command(self.mode, self.config, self.given))}
-
-    def load_data(self, split: str) -> registry.Dataset:
-        """A named split of the model's data set. Raises CommandError where it is not the set it was trained on."""
-        dataset = load_data(self.config, split)
-        refuse_other_data(self.data, dataset, self.config, self.path)
-        return dataset
-
-    def results(self, name: str) -> Path:
-        """The result file of that name. Raises CommandError where it cannot be written, or holds another model's."""
-        path = config_module.folder(self.config, "results") / self.apart / name
-        check_writable(path.parent)
-        refuse_other_model(path, self.path)
-        return path
 
 
 def refuse_other_data(known: str | None, dataset: registry.Dataset, config: Config, path: Path) -> None:
@@ -300,50 +173,6 @@ def refuse_stale(known: str | None, derived: Path, checkpoint: Path, cure: str) 
     raise CommandError(f"{derived} was made from {of}, and not from {checkpoint}: {cure} again{also}")
 
 
-def open_trained(command: Command, path: Path | None = None, kinds: tuple[str, ...] = MODELS) -> Trained:
-    """The trained model that a command line names, or the one at `path`, of one of the kinds.
-
-    Raises CommandError where it is absent, broken, of another kind, or contradicted by a flag typed by hand.
-    """
-    mode, config, given = command
-    found = path is None
-    if found:
-        path = _named(command)
-    device = pick_device(config.device)
-    record, stored = open_record(path, kinds, device)
-    name = config.experiment
-    config = config_module.trained(config, given, stored, path)
-    if found and config.experiment != name:
-        raise CommandError(f"{path} holds a model of the experiment {config.experiment}: this folder is not its own")
-    distributed.say(f"model: {path} (epoch {record['epoch']})")
-    if found and "epochs" not in given and not config.best and distributed.is_main():
-        note_newer_state(path, record["step"])
-    trained = Trained(config, given, load_model(record, config, device, path), path, record["epoch"], record["step"],
-                      device, mode, stored, record.get("data"))
-    _ = trained.hash  # of the file as it is now
-    return trained
-
-
-def open_latent(trained: Trained) -> tuple[LatentDiffusion, Path]:
-    """The latent diffusion that belongs to a trained model, the newest of models/EXP_latent, and its file.
-
-    Raises CommandError where it was fitted to the codes of another checkpoint.
-    """
-    folder = config_module.folder(trained.config, "models")
-    folder = folder.with_name(folder.name + "_latent")
-    there = checkpoints(folder)
-    if not there:
-        raise CommandError(f"no checkpoint in {folder}: run --mode train_latent_ddim with the same flags first")
-    distributed.say(f"latent diffusion: {there[0]}")
-    record, _ = open_record(there[0], ("latent",), trained.device)
-    refuse_stale(record.get("codes_of"), there[0], trained.path, "run --mode train_latent_ddim --no-resume")
-    return load_model(record, trained.config, trained.device, there[0]), there[0]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What a checkpoint must hold
-
-
 def open_record(path: Path, kinds: tuple[str, ...], device) -> tuple[dict, Config]:
     """What is stored in a checkpoint of the named kinds, and its config; every value has been looked at.
 
@@ -420,12 +249,3 @@ def _is_number(value) -> bool:
     if is_plain(value):
         return value.dim() == 0 and value.is_floating_point() and bool(value.isfinite())
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def shape_of(config: Config) -> tuple[int, ...]:
-    """(C, H, W) of an experiment's images, or (n,) of its points."""
-    spec = registry.SPECS[config.dataset]
-    if spec.kind == "points":
-        return (config.a_dim if config.dataset == "mvn" else spec.size,)
-    size = config.input_size or spec.size
-    return config.input_channels or spec.channels, size, size

@@ -1,0 +1,104 @@
+"""What an experiment is made of: the device, a named split of its data, its moments, a model with fresh weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import distributed
+from config import Config
+from dataset import registry
+from diffusion import Gaussian
+from models import build_model
+from pretrained import denoiser
+from utils import (
+    CommandError,
+    first_line,
+)
+
+GAUSSIAN_ROWS = 20_000  # rendered or streamed images that the data's first two moments are taken from
+HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str | None) -> torch.device:
+    """--device, or this process's GPU where there is one, else the CPU. Raises CommandError for what is not there."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise CommandError(f"--device {name} cannot be used: {first_line(error)}") from None
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", distributed.local_rank())
+        torch.cuda.set_device(device)
+    return device
+
+
+def half_of(precision: str, device: torch.device) -> torch.dtype | None:
+    """The half precision of --precision on this device, None for float32."""
+    if precision == "auto":
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if bf16 else "fp32"
+    return HALVES[precision]
+
+
+def shape_of(config: Config) -> tuple[int, ...]:
+    """(C, H, W) of an experiment's images, or (n,) of its points."""
+    spec = registry.SPECS[config.dataset]
+    if spec.kind == "points":
+        return (config.a_dim if config.dataset == "mvn" else spec.size,)
+    size = config.input_size or spec.size
+    return config.input_channels or spec.channels, size, size
+
+
+def load_data(config: Config, split: str) -> registry.Dataset:
+    """A named split of the experiment's data set, at the experiment's size."""
+    dim = config.a_dim if registry.SPECS[config.dataset].gives_z else None
+    return registry.load(config.dataset, split, root=config.data_dir, size=config.input_size,
+                         channels=config.input_channels, dim=dim)
+
+
+def batches_of(dataset: registry.Dataset, batch_size: int, device, rows: range | None = None, workers: int = 0):
+    """Yield (indices [B], float batch [B, *shape] on the device) over `rows` in order, unaugmented."""
+    rows = list(rows if rows is not None else range(len(dataset)))
+    lists = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    for indices, raw in registry.stream(dataset, lists, device, workers):
+        yield indices, registry.to_float(raw, dataset.levels)
+
+
+def fit_gaussian(dataset: registry.Dataset, workers: int) -> Gaussian:
+    """Moments of the training split (its first rows, which are in random order), on the CPU."""
+    step = None if dataset.levels is None else 2 / (dataset.levels - 1)
+    rows = range(min(len(dataset), GAUSSIAN_ROWS)) if dataset.images is None else range(len(dataset))
+    return Gaussian.fit((x for _, x in batches_of(dataset, 1000, "cpu", rows, workers)), step)
+
+
+def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, device: torch.device,
+                given: frozenset[str] = frozenset()) -> nn.Module:
+    """A model with weights drawn from the seed, or somebody's, on the device. `given` are the flags typed by hand.
+
+    What somebody's files do not say, and was assumed, is printed. The caller's global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.r_seed)
+        model = build_model(config, registry.SPECS[config.dataset], shape, gaussian.to(device), given=given)
+    for line in assumptions_of(model):
+        distributed.say(f"assumed: {line}")
+    return model.to(device)
+
+
+def assumptions_of(model: nn.Module) -> list[str]:
+    """What was assumed of a network made elsewhere, a line each; nothing of one of our own."""
+    return getattr(getattr(model, "network", None), "assumptions", [])
+
+
+def describe_network(model: nn.Module) -> dict | None:
+    network = getattr(model, "network", None)
+    return denoiser.describe(network) if isinstance(network, denoiser.PretrainedDenoiser) else None
+
+
+def compile_networks(model: nn.Module) -> None:
+    """torch.compile on the networks, in place: names of the weights stay."""
+    for name in ("network", "encoder", "decoder"):
+        part = getattr(model, name, None)
+        if part is not None:
+            part.compile()

@@ -1,0 +1,237 @@
+"""A trained model, opened by a command line or by its folder, and what can be asked of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import config as config_module
+import distributed
+from config import Command, Config
+from dataset import registry
+from experiment.autoencoder import Autoencoder
+from experiment.checkpoint import (
+    MODELS,
+    _named,
+    checkpoints,
+    find_checkpoint,
+    load_model,
+    note_newer_state,
+    open_record,
+    refuse_other_data,
+    refuse_other_model,
+    refuse_stale,
+)
+from experiment.pictures import as_batch, to_pictures
+from experiment.prepare import load_data, pick_device
+from models import LatentDiffusion
+from rng import Rng
+from sampling import generate
+from utils import CommandError, check_writable, file_hash
+
+PART = 256  # images that a network sees at once
+
+
+@dataclass
+class Trained:
+    """A model from a checkpoint (EMA weights, evaluation mode) with this call's config."""
+
+    config: Config
+    given: frozenset[str]
+    model: nn.Module
+    path: Path
+    epoch: int
+    step: int
+    device: torch.device
+    mode: str = ""
+    stored: Config | None = None  # as it was trained; None: the same
+    data: str | None = None  # the identity of the data set that it was trained on; None: not known
+    apart: str = ""  # folder below results/EXP for what is no checkpoint of the experiment's
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Of the checkpoint's file."""
+        return file_hash(self.path)
+
+    def provenance(self) -> dict:
+        """What a result file says of the model behind its numbers: `config` as it was trained, `call` as it was used.
+        """
+        return {"checkpoint": str(self.path), "checkpoint_hash": self.hash, "epoch": self.epoch, "step": self.step,
+                "ema": True, "data": self.data, "config": config_module.to_dict(self.stored or self.config),
+                "call": config_module.call_of(Command(self.mode, self.config, self.given))}
+
+    def load_data(self, split: str) -> registry.Dataset:
+        """A named split of the model's data set. Raises CommandError where it is not the set it was trained on."""
+        dataset = load_data(self.config, split)
+        refuse_other_data(self.data, dataset, self.config, self.path)
+        return dataset
+
+    def results(self, name: str) -> Path:
+        """The result file of that name. Raises CommandError where it cannot be written, or holds another model's."""
+        path = config_module.folder(self.config, "results") / self.apart / name
+        check_writable(path.parent)
+        refuse_other_model(path, self.path)
+        return path
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # From Python. Images come in as `batch` takes them, and go out as float32 tensors [B, C, H, W] in [-1, 1].
+
+    @property
+    def spec(self) -> registry.Spec:
+        """What the data set is."""
+        return registry.SPECS[self.config.dataset]
+
+    def batch(self, images) -> Tensor:
+        """Anybody's images as the model sees them: float32 [B, *shape] on the model's device.
+
+        images  one or a list of: paths, PIL images, arrays or tensors of uint8, or of floats in [-1, 1], of any size;
+                of points, floats [B, n]. `pictures.as_batch` has the rules.
+
+        >>> load("models/digits_32d_0.1mmd").batch(np.zeros((30, 40), np.uint8)).shape  # doctest: +SKIP
+        torch.Size([1, 1, 8, 8])
+        """
+        return as_batch(images, self.spec, tuple(self.model.shape)).to(self.device)
+
+    def pictures(self, x: Tensor) -> list:
+        """Images [B, C, H, W] in [-1, 1] as PIL images."""
+        return to_pictures(x)
+
+    def autoencoder(self, steps: int | None = None) -> Autoencoder:
+        """x -> (z, x_T) -> x, in --sample_steps or so many steps of the sampler."""
+        return Autoencoder(self.model, steps or self.config.sample_steps, self.config.spacing)
+
+    @torch.no_grad()
+    def encode(self, images) -> Tensor:
+        """z of images, the mean of q(z|x), as every mode uses it: [B, a_dim].
+
+        Raises CommandError for plain diffusion, and for a data set that brings its own z.
+        """
+        if getattr(self.model, "encoder", None) is None:
+            raise CommandError(f"{self.path} has no encoder: --model diff or vae has, where the data brings no z")
+        return self._in_parts(self.model.encode, self.batch(images))
+
+    def invert(self, images, z: Tensor | None = None, steps: int | None = None) -> Tensor:
+        """x_T of images by inverting the deterministic sampler: [B, *shape].
+
+        z       [B, a_dim] that they are conditioned on; by default their own. steps: 50 by default
+        Raises CommandError for a VAE, which has no x_T.
+        """
+        coder = self.autoencoder(steps)
+        if not coder.has_noise:
+            raise CommandError(f"{self.path} is a VAE: it has z, and no x_T")
+        x = self.batch(images)
+        if z is None and coder.has_z:
+            z = self.encode(x)
+        return self._in_parts(coder.invert, x, z)
+
+    def decode(self, z: Tensor | None = None, x_T: Tensor | None = None, steps: int | None = None,
+               seed: int = 0) -> Tensor:
+        """Images of latents by the deterministic sampler: [B, *shape].
+
+        z       [B, a_dim]; None for plain diffusion, or the branch without z
+        x_T     [B, *shape], or one [1, *shape] for all; by default drawn from the seed, row i the same for every z
+        """
+        coder = self.autoencoder(steps)
+        count = len(z) if z is not None else len(x_T) if x_T is not None else 1
+        z = None if z is None else torch.as_tensor(z).float().to(self.device)
+        if coder.has_noise:
+            if x_T is None:
+                rng = Rng(seed, torch.arange(count, device=self.device))
+                x_T = rng.at(0).normal("x_T", *self.model.shape)
+            x_T = x_T.to(self.device).expand(count, *self.model.shape)
+        return self._in_parts(coder.decode, z, x_T)
+
+    def sample(self, n: int, z: Tensor | None = None, steps: int = 20, seed: int = 0,
+               sampler: str = "dpmpp") -> Tensor:
+        """n samples [n, *shape]: those that `--mode eval` draws with these --sampler, --sample_steps and --r_seed.
+
+        z       [n, a_dim] to condition on, or one [1, a_dim] for all; by default drawn from the prior
+        """
+        z = None if z is None else torch.as_tensor(z).float().to(self.device).expand(n, -1)
+
+        def draw(rows: Tensor) -> Tensor:
+            own = None if z is None else z[rows]
+            return generate(self.model, Rng(seed, rows), own, sampler=sampler, steps=steps, spacing=self.config.spacing)
+
+        return self._in_parts(draw, torch.arange(n, device=self.device))
+
+    def reconstruct(self, images, steps: int | None = None) -> Tensor:
+        """Images [B, *shape] given back from their own z and x_T."""
+        x, coder = self.batch(images), self.autoencoder(steps)
+        return self._in_parts(lambda part: coder.decode(*coder.encode(part)), x)
+
+    def interpolate(self, a, b, points: int = 10, steps: int | None = None) -> Tensor:
+        """Images [points, *shape] from image a to image b: z on the line, x_T on the great circle between theirs.
+
+        The ends are the two images' own reconstructions.
+        """
+        coder, (first, second) = self.autoencoder(steps), (self.batch(a), self.batch(b))
+        return coder.between(first, second, points)
+
+    @staticmethod
+    def _in_parts(function: Callable[..., Tensor], *rows: Tensor | None) -> Tensor:
+        """function(*rows) on parts of at most PART rows, put together."""
+        count = next(len(part) for part in rows if part is not None)
+        parts = [function(*(None if part is None else part[k : k + PART] for part in rows))
+                 for k in range(0, count, PART)]
+        return torch.cat(parts)
+
+
+def load(path: str | Path, device: str | None = None) -> Trained:
+    """A trained model, ready to be asked: from its folder (models/EXP, the newest checkpoint) or a checkpoint's file.
+
+    device  cpu, cuda ...; the GPU where there is one by default
+    Raises CommandError, in one line, where there is none, or it is broken.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = find_checkpoint(path, None)
+    trained = open_trained(Command("", replace(Config(), device=device), frozenset()), path)
+    stored = trained.stored or trained.config
+    trained.config = replace(trained.config, data_dir=stored.data_dir, precision=stored.precision)
+    return trained
+
+
+def open_trained(command: Command, path: Path | None = None, kinds: tuple[str, ...] = MODELS) -> Trained:
+    """The trained model that a command line names, or the one at `path`, of one of the kinds.
+
+    Raises CommandError where it is absent, broken, of another kind, or contradicted by a flag typed by hand.
+    """
+    mode, config, given = command
+    found = path is None
+    if found:
+        path = _named(command)
+    device = pick_device(config.device)
+    record, stored = open_record(path, kinds, device)
+    name = config.experiment
+    config = config_module.trained(config, given, stored, path)
+    if found and config.experiment != name:
+        raise CommandError(f"{path} holds a model of the experiment {config.experiment}: this folder is not its own")
+    distributed.say(f"model: {path} (epoch {record['epoch']})")
+    if found and "epochs" not in given and not config.best and distributed.is_main():
+        note_newer_state(path, record["step"])
+    trained = Trained(config, given, load_model(record, config, device, path), path, record["epoch"], record["step"],
+                      device, mode, stored, record.get("data"))
+    _ = trained.hash  # of the file as it is now
+    return trained
+
+
+def open_latent(trained: Trained) -> tuple[LatentDiffusion, Path]:
+    """The latent diffusion that belongs to a trained model, the newest of models/EXP_latent, and its file.
+
+    Raises CommandError where it was fitted to the codes of another checkpoint.
+    """
+    folder = config_module.folder(trained.config, "models")
+    folder = folder.with_name(folder.name + "_latent")
+    there = checkpoints(folder)
+    if not there:
+        raise CommandError(f"no checkpoint in {folder}: run --mode train_latent_ddim with the same flags first")
+    distributed.say(f"latent diffusion: {there[0]}")
+    record, _ = open_record(there[0], ("latent",), trained.device)
+    refuse_stale(record.get("codes_of"), there[0], trained.path, "run --mode train_latent_ddim --no-resume")
+    return load_model(record, trained.config, trained.device, there[0]), there[0]

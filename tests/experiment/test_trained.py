@@ -1,0 +1,122 @@
+"""A model from Python: `load`, and what can be asked of it; the same numbers as the modes."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+import run
+from experiment import load
+from utils import CommandError, read_npz
+
+EXP = "digits_2d_0.1mmd_4steps_4unet_4enc"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("place"))
+        tiny.checkpoint("--dataset digits")
+        for model in ("vanilla", "vae"):
+            tiny.checkpoint(f"--dataset digits --model {model}")
+        tiny.checkpoint("--dataset moons --model vanilla")
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(place):
+    return load(f"models/{EXP}", "cpu")
+
+
+def test_a_folder_and_a_file_are_the_same_model(place, model):
+    other = load(f"models/{EXP}/model-1.pth", "cpu")
+    assert (other.path, other.hash) == (model.path, model.hash)
+    with pytest.raises(CommandError, match="nowhere"):
+        load("models/nowhere")
+
+
+def test_codes_are_those_of_save_latent(place, model):
+    assert run.main(f"--mode save_latent {tiny.SMALL} --num_images 5".split()) == 0
+    codes = torch.from_numpy(read_npz(f"models/{EXP}/latents.npz")["all_a"])
+    x = model.load_data("test").batch(range(5))
+    assert torch.allclose(model.encode(x), codes, atol=1e-6)
+    assert torch.allclose(torch.cat([model.encode(one[None]) for one in x]), codes, atol=1e-5)
+
+
+def test_samples_are_those_of_eval(place, model):
+    words = f"--mode eval {tiny.SMALL} --sampler dpmpp --sample_steps 3 --sampling_number 3 --batch_size 2 --r_seed 4"
+    assert run.main(words.split()) == 0
+    drawn = model.pictures(model.sample(3, steps=3, seed=4))
+    for i, picture in enumerate(drawn):
+        stored = np.asarray(Image.open(f"imgs/{EXP}/eval/sample-{i:06d}.png")).astype(int)
+        assert np.abs(stored - np.asarray(picture)).max() <= 1
+
+
+def test_decoding_a_z_with_its_own_noise_gives_the_image_back(model):
+    x = model.load_data("test").batch(range(2))
+    z = model.encode(x)
+    x_T = model.invert(x, z, steps=4)
+    assert x_T.shape == x.shape
+    again = model.decode(z, x_T, steps=4)
+    assert torch.allclose(again, model.reconstruct(x, steps=4), atol=1e-5)
+    path = model.interpolate(x[:1], x[1:], points=3, steps=4)
+    assert torch.allclose(path[[0, 2]], again, atol=1e-4)
+    assert torch.equal(model.decode(z, seed=1), model.decode(z, seed=1))
+    assert not torch.allclose(model.decode(z, seed=1), model.decode(z, seed=2))
+
+
+def test_a_model_without_z_or_without_noise_says_so(place):
+    vanilla = load("models/vanilla/digits_4steps_4unet", "cpu")
+    vae = load("models/vae/digits_2d_0.1mmd_4unet_4enc", "cpu")
+    x = np.zeros((8, 8), np.uint8)
+    with pytest.raises(CommandError, match="no encoder"):
+        vanilla.encode(x)
+    with pytest.raises(CommandError, match="no x_T"):
+        vae.invert(x)
+    assert vanilla.reconstruct(x, steps=4).shape == vae.reconstruct(x).shape == (1, 1, 8, 8)
+    assert vanilla.sample(2, steps=4).shape == vae.sample(2).shape == (2, 1, 8, 8)
+
+
+def test_points_come_as_floats(place):
+    model = load("models/vanilla/moons_4steps_4unet", "cpu")
+    assert model.sample(3, steps=4).shape == (3, 2)
+    assert model.batch([0.1, 0.2]).shape == (1, 2)
+    with pytest.raises(CommandError, match="points are floats"):
+        model.batch(np.zeros((3, 3)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures of every kind
+
+
+def test_every_kind_of_the_same_picture_is_the_same_to_the_model(model, tmp_path):
+    x = model.load_data("test").batch([3])
+    (picture,) = model.pictures(x)
+    picture.save(tmp_path / "x.png")
+    pixels = np.asarray(picture)
+    kinds = [picture, [picture], str(tmp_path / "x.png"), tmp_path / "x.png", picture.convert("RGB"),
+             picture.convert("RGBA"), pixels, pixels[:, :, None], pixels[None, :, :, None],
+             torch.from_numpy(pixels.copy())[None], x, x[0], x.numpy(), x.double()]
+    for kind in kinds:
+        assert torch.allclose(model.batch(kind), x, atol=1e-6), type(kind)
+
+
+def test_other_sizes_are_cut_to_a_square_and_resized(model):
+    wide = np.full((16, 40, 3), 255, np.uint8)
+    wide[:, :8] = 0  # outside the central square
+    assert model.batch(wide).min() == 1 and model.batch(wide).shape == (1, 1, 8, 8)
+    assert model.batch([wide, Image.new("L", (9, 9))]).shape == (2, 1, 8, 8)
+    assert model.batch(torch.ones(1, 3, 16, 16)).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize("images, culprit", [
+    ([], "no images"), (np.zeros((8, 8)) + 200.0, "[-1, 1]"), (np.zeros((8, 8), np.int64), "uint8"),
+    (np.zeros((2, 8, 8, 8, 3), np.uint8), "shape"), (np.full((8, 8), np.nan), "[-1, 1]"),
+    ("nowhere.png", "nowhere.png"), (np.zeros((1, 8, 8, 5), np.uint8), "channels"), ({"a": 1}, "dict"),
+    (np.zeros((0, 8), np.uint8), "shape"),
+])
+def test_what_is_no_picture_is_refused_by_what_it_is(model, images, culprit):
+    with pytest.raises(CommandError) as caught:
+        model.batch(images)
+    assert culprit in str(caught.value) and "\n" not in str(caught.value)
