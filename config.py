@@ -77,17 +77,28 @@ class Sampler(NamedTuple):
     text        what it is, for the help
     options     the flags that it takes and others do not
     steps       where --sample_steps is not given; None: all of the schedule's
+    orders      the highest --order
+    random      does it draw noise on the way?
     """
 
     text: str
     options: tuple[str, ...] = ()
     steps: int | None = 20
+    orders: int = 0
+    random: bool = False
 
 
+FITTED_STEPS = 32  # of a grid by --spacing fitted, which chooses among twice as many levels
 SAMPLERS = {
-    "ddpm": Sampler("ancestral sampling", steps=None),
+    "ddpm": Sampler("ancestral sampling", steps=None, random=True),
     "ddim": Sampler("DDIM", ("eta",), steps=None),
     "dpmpp": Sampler("DPM-Solver++(2M)"),
+    "dpmpp3m": Sampler("DPM-Solver++(3M)"),
+    "dpmpp_sde": Sampler("SDE-DPM-Solver++(2M)", random=True),
+    "unipc": Sampler("UniPC", ("order",), orders=3),
+    "deis": Sampler("DEIS", ("order",), orders=4),
+    "ipndm": Sampler("improved PNDM", ("order",), orders=4),
+    "heun": Sampler("Heun's method, two evaluations a step", steps=10),
 }
 
 
@@ -109,6 +120,8 @@ CAPACITY = Need("--use_C", lambda config, spec: config.use_C)
 MMD = Need("--mmd_weight above 0", lambda config, spec: config.has_latent and config.mmd_weight > 0)
 ITD = Need("--loss itd", lambda config, spec: config.loss == "itd")
 ETA = Need("--sampler ddim", lambda config, spec: config.model != "vae" and "eta" in config.sampler_used.options)
+ORDER = Need("--sampler unipc, deis or ipndm",
+             lambda config, spec: config.model != "vae" and "order" in config.sampler_used.options)
 LINEAR = Need("--schedule linear", lambda config, spec: config.model != "vae" and config.schedule == "linear")
 FOREIGN = Need("--denoiser ddpm or iddpm", lambda config, spec: config.denoiser in ("ddpm", "iddpm"))
 
@@ -254,10 +267,16 @@ class Config:
                         modes=("sampling",), needs=DIFFUSION, choices=tuple(SAMPLERS))
     deterministic: bool = flag(False, "DDIM with eta = 0, exactly", modes=("sampling",), anywhere=True)
     sample_steps: int | None = flag(None, "steps of the sampler", modes=("sampling", "inversion"), needs=DIFFUSION,
-                                    unset="--diffusion_steps; 20 with dpmpp; 50 where images are inverted",
+                                    unset="20 evaluations; --diffusion_steps with ddpm and ddim; 50 where images "
+                                    "are inverted",
                                     type=integer(2))
-    spacing: str = flag("time", "sampler steps uniform in time or in log-SNR", modes=("sampling", "inversion"),
-                        needs=DIFFUSION, choices=("time", "logsnr"))
+    spacing: str = flag("time", "the sampler's levels: even in time, in log-SNR or in the 7th root of noise over "
+                        "signal, or fitted: searched for this checkpoint, once", modes=("sampling", "inversion"),
+                        needs=DIFFUSION, choices=("time", "logsnr", "karras", "fitted"))
+    order: int | None = flag(None, "order of the sampler", modes=("sampling",), needs=ORDER, unset="3; ipndm 4",
+                             type=integer(1, 4))
+    inversion: str = flag("ddim", "how images are inverted and decoded: ddim, or heun, of second order",
+                          modes=("inversion",), needs=DIFFUSION, choices=("ddim", "heun"))
     eta: float = flag(0.0, "noise of DDIM, 0 to 1", modes=("sampling",), needs=ETA, type=number(0, 1))
     guidance: float = flag(1.0, "classifier-free guidance w: 1 is none; needs --z_dropout in training",
                            modes=("sampling",), needs=DIFFUSION_OF_Z, type=number(0))
@@ -535,6 +554,8 @@ def _check(config: Config, mode: str | None, given: frozenset[str]) -> None:
         (config.deterministic and given >= {"eta"} and config.eta > 0, "--deterministic is eta 0: drop --eta"),
         (config.deterministic and given >= {"sampler"} and config.sampler != "ddim",
          f"--deterministic is DDIM with eta 0: drop it, or --sampler {config.sampler}"),
+        (config.deterministic and config.inversion != "ddim", "--deterministic is DDIM: drop it, or --inversion"),
+        *_sampler_rules(config, mode),
         (config.denoiser in ("ddpm", "iddpm") and config.model != "vanilla",
          f"--denoiser {config.denoiser} takes no z: use --model vanilla"),
         (config.denoiser in ("ddpm", "iddpm") and config.init_from is None and mode == "train",
@@ -545,6 +566,21 @@ def _check(config: Config, mode: str | None, given: frozenset[str]) -> None:
     )
     _refuse_broken(rules)
     _check_steps(config, given)
+
+
+def _sampler_rules(config: Config, mode: str):
+    """Flags of the sampler that contradict each other: (broken, message)."""
+    own, name = config.sampler_used, "ddim" if config.deterministic else config.sampler
+    fitted, steps = config.spacing == "fitted", config.sample_steps or own.steps or config.diffusion_steps
+    inverts = mode in MODES and "inversion" in MODES[mode].uses
+    return (
+        ((config.order or 0) > own.orders, f"--order {config.order}: {name} has orders 1 to {own.orders}"),
+        (fitted and inverts, f"--spacing fitted is for samples: --mode {mode} takes time, logsnr or karras"),
+        (fitted and (own.random or config.eta > 0),
+         f"--spacing fitted follows one path: {name} draws noise, use unipc, deis or another"),
+        (fitted and steps > FITTED_STEPS,
+         f"--spacing fitted is for up to {FITTED_STEPS} steps: give --sample_steps, not {steps}"),
+    )
 
 
 def _check_steps(config: Config, given: frozenset[str]) -> None:

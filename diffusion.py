@@ -100,11 +100,11 @@ class Schedule:
     def grid(self, steps: int, spacing: str = "time") -> Tensor:
         """Log-SNRs for a sampler of that many steps, from noise to data: [steps + 1] float64, the last +inf.
 
-        'time' spaces the discrete steps evenly, 'logsnr' their log-SNRs. With steps = T and 'time' it is the table
-        itself, backwards, and then clean data.
+        'time' spaces the discrete steps evenly, 'logsnr' their log-SNRs, 'karras' as `karras_grid`. With steps = T and
+        'time' it is the table itself, backwards, and then clean data.
         """
-        if spacing == "logsnr":
-            return even_grid(*self.logsnr_range, steps)
+        if spacing != "time":
+            return SPACINGS[spacing](*self.logsnr_range, steps)
         logsnrs = self.logsnr_table[torch.linspace(self.steps, 1, steps, dtype=torch.float64).round().long() - 1]
         return torch.cat([logsnrs, logsnrs.new_tensor([math.inf])])
 
@@ -112,6 +112,15 @@ class Schedule:
 def even_grid(low: float, high: float, steps: int) -> Tensor:
     """A sampler's grid of evenly spaced log-SNRs, and clean data: [steps + 1] float64."""
     return torch.cat([torch.linspace(low, high, steps, dtype=torch.float64), torch.tensor([math.inf]).double()])
+
+
+def karras_grid(low: float, high: float, steps: int, rho: float = 7.0) -> Tensor:
+    """Evenly spaced sigma^(1/rho), sigma = e^(-logsnr/2), and clean data (Karras et al. 2022, eq. 5)."""
+    roots = torch.linspace(math.exp(-low / 2 / rho), math.exp(-high / 2 / rho), steps, dtype=torch.float64)
+    return torch.cat([-2 * rho * roots.log(), torch.tensor([math.inf]).double()])
+
+
+SPACINGS = {"logsnr": even_grid, "karras": karras_grid}
 
 
 def linear_schedule(beta1: float, betaT: float, steps: int) -> Schedule:

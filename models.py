@@ -22,13 +22,13 @@ import pretrained
 from config import Config
 from diffusion import (
     LOWEST,
+    SPACINGS,
     Gaussian,
     ITDObjective,
     Schedule,
     SimpleObjective,
     cosine_schedule,
     diffuse,
-    even_grid,
     linear_schedule,
     proposal_for,
 )
@@ -73,9 +73,9 @@ class Diffusion(Precise):
         self.gaussian, self.shape = gaussian, shape
 
     def grid(self, steps: int, spacing: str = "time") -> Tensor:
-        """Log-SNRs for a sampler (`Schedule.grid`); of a model trained by --loss itd, even ones over its own range."""
+        """Log-SNRs for a sampler (`Schedule.grid`); of --loss itd over its own range, where 'time' is 'logsnr'."""
         if isinstance(self.objective, ITDObjective):
-            return even_grid(*self.objective.logsnr_range, steps)
+            return SPACINGS["logsnr" if spacing == "time" else spacing](*self.objective.logsnr_range, steps)
         return self.schedule.grid(steps, spacing)
 
     def denoise(self, x_noisy: Tensor, logsnr: Tensor, z: Tensor | None = None) -> Tensor:

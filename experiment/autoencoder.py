@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sampling import ddim, ddim_invert
+from sampling import SAMPLERS, invert
 
 INVERSION_STEPS = 50  # of the sampler that inverts
 
 
 class Autoencoder:
-    """x -> (z, x_T) -> x by deterministic DDIM and its inversion. The VAE has no x_T, plain diffusion no z."""
+    """x -> (z, x_T) -> x by deterministic ddim or heun and its inversion. The VAE has no x_T, plain diffusion no z."""
 
-    def __init__(self, model: nn.Module, steps: int | None = None, spacing: str = "time"):
-        self.model = model
+    def __init__(self, model: nn.Module, steps: int | None = None, spacing: str = "time", sampler: str = "ddim"):
+        self.model, self.sampler = model, sampler
         self.has_z, self.has_noise = hasattr(model, "latent"), hasattr(model, "denoise")
         if self.has_noise:
             self.grid = model.grid(min(steps or INVERSION_STEPS, model.schedule.steps), spacing)
@@ -29,11 +29,13 @@ class Autoencoder:
     @torch.no_grad()
     def invert(self, x: Tensor, z: Tensor | None) -> Tensor:
         """The x_T from which `decode` arrives at x [B, *shape], given z."""
-        return ddim_invert(self.model.denoise, x, self.grid, z)
+        return invert(self.model.denoise, x, self.grid, z, self.sampler)
 
     @torch.no_grad()
     def decode(self, z: Tensor | None, x_T: Tensor | None) -> Tensor:
-        return ddim(self.model.denoise, x_T, self.grid, z) if self.has_noise else self.model.decode(z)
+        if not self.has_noise:
+            return self.model.decode(z)
+        return SAMPLERS[self.sampler](self.model.denoise, x_T, self.grid, z)
 
     def between(self, a: Tensor, b: Tensor, points: int) -> Tensor:
         """[points, *shape] from image a to image b [1, *shape]: z on the line, x_T on the great circle."""

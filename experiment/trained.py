@@ -103,7 +103,7 @@ class Trained:
 
     def autoencoder(self, steps: int | None = None) -> Autoencoder:
         """x -> (z, x_T) -> x, in --sample_steps or so many steps of the sampler."""
-        return Autoencoder(self.model, steps or self.config.sample_steps, self.config.spacing)
+        return Autoencoder(self.model, steps or self.config.sample_steps, self.config.spacing, self.config.inversion)
 
     @torch.no_grad()
     def encode(self, images) -> Tensor:

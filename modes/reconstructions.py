@@ -24,6 +24,13 @@ TRAVERSAL = np.linspace(-1.5, 1.5, 11)
 PATH_POINTS = 10
 
 
+def quality(coder: Autoencoder, back: Tensor, x: Tensor) -> str:
+    """How well `back` reconstructs x [B, *shape] from its own latents, in words."""
+    errors = summary([image_errors(back, x)])
+    way = f"{coder.sampler}, {len(coder.grid) - 1} steps" if coder.has_noise else "the decoder"
+    return f"reconstruction by {way}: MSE {errors['mse']:.3g}, PSNR {errors['psnr']:.1f} dB"
+
+
 def latent_quality(command: Command) -> None:
     """Mode `latent_quality`: z and x_T of held-out images, and how well the images are reconstructed from them.
 
@@ -52,7 +59,8 @@ def latent_quality(command: Command) -> None:
     draws = random_reconstructions(coder, z, x, config.sampling_number, config.r_seed)
     random = [image_errors(draw, x) for draw in draws]
     record = {
-        "images": count, "split": dataset.split, "steps": len(coder.grid) - 1, "inferred": summary(inferred),
+        "images": count, "split": dataset.split, "steps": len(coder.grid) - 1, "inversion": coder.sampler,
+        "inferred": summary(inferred),
         "random": summary(random) | {"images": len(x), "draws": len(draws)}, "versions": versions(),
         **trained.provenance(),
     }
@@ -66,6 +74,7 @@ def latent_quality(command: Command) -> None:
     plots.image_grid(x_T[:16] / 3, folder / "inferred_x_T.png", 8)  # three deviations fill the range of grey
     rows = [torch.stack([x[i], back[i], *(draw[i] for draw in draws[:8])]) for i in range(min(8, len(x)))]
     plots.image_grid(torch.cat(rows), folder / "reconstructions.png", len(rows[0]))
+    print(f"{count} images by {coder.sampler}, {len(coder.grid) - 1} steps, and its inversion")
     for name in ("inferred", "random"):
         print(f"{name:8} x_T: " + "  ".join(f"{k} {v:.4g}" for k, v in record[name].items()))
     print(f"{path}; pictures in {folder} (reconstructions: image, from inferred x_T, from random x_T)")
@@ -97,6 +106,7 @@ def disentangle(command: Command) -> None:
         row = pixels[k * len(values) : (k + 1) * len(values)]
         plots.write_png(folder / f"sample{k}.png", plots.sheet(row, len(values)))
     plots.write_png(folder / "all.png", plots.sheet(pixels, len(values), shown=32))
+    print(quality(coder, coder.decode(z, x_T), x))
     print(f"{config.a_dim} rows of {len(values)} in {folder} (all.png: a row a latent dimension)")
 
 
@@ -144,4 +154,6 @@ def interpolate(command: Command) -> None:
     for i, image in enumerate(plots.to_uint8(path)):
         plots.write_png(folder / f"point-{i:02d}.png", image)
     plots.image_grid(torch.cat([a, path, b]), folder / "all.png", PATH_POINTS + 2)
+    for back, image in ((path[:1], a), (path[-1:], b)):
+        print(quality(coder, back, image))
     print(f"{PATH_POINTS} points in {folder} (all.png: image, its reconstruction, ..., the other's, image)")

@@ -7,6 +7,7 @@ on the process that draws it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections import deque
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from dataset import registry
 from experiment import Trained, batches_of, find_checkpoint, load_data, open_latent, open_trained
 from models import LatentDiffusion
 from rng import Rng
-from sampling import generate, switch
+from sampling import SAMPLERS, denoiser_of, fit_grid, generate, prior_of, switch
 from utils import (
     CommandError,
     OwnFolder,
@@ -40,6 +41,8 @@ from utils import (
     write_json,
     write_npz,
 )
+
+FIT_SAMPLES = 32  # that a grid is fitted on
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Drawing numbered samples
@@ -55,7 +58,7 @@ def sampler_settings(trained: Trained) -> dict:
         raise CommandError("--guidance needs a model trained with --z_dropout: this one has no unconditional branch")
     if config.guidance != 1 and config.model != "diff":
         raise CommandError(f"--guidance steers towards a z: --model diff, not {config.model}")
-    options = {name: getattr(config, name) for name in own.options}
+    options = {name: getattr(config, name) for name in own.options if getattr(config, name) is not None}
     return {"sampler": sampler, "steps": steps, "spacing": config.spacing, "guidance": config.guidance, **options}
 
 
@@ -91,7 +94,45 @@ def two_phase(trained: Trained) -> tuple[Callable, str]:
 def draw_latents(latent: LatentDiffusion, rng: Rng, settings: dict) -> Tensor:
     """z from the latent diffusion, standardisation undone. -> [B, a_dim]"""
     own = {"steps": min(settings["steps"], latent.schedule.steps), "guidance": 1.0}
+    own |= {"spacing": "time", "grid": None} if settings["spacing"] == "fitted" else {}
     return latent.to_latents(generate(latent, rng.fork("latent"), **{**settings, **own}))
+
+
+def fitted_grid(trained: Trained, setting: dict, denoiser: Callable | None, z_of: Callable) -> Tensor:
+    """The grid of --spacing fitted, [N + 1]: from the file beside the checkpoint, or searched for and put there.
+
+    setting     what the samples depend on; the file keeps one grid for each, and none of another checkpoint's
+    z_of        numbered noise -> z, or None for the model's prior
+    """
+    path = trained.path.with_name(f"{trained.path.stem}.grids.json")
+    whole = {name: value for name, value in setting.items() if name not in ("checkpoint_hash", "seed")}
+    key = ", ".join(f"{name} {value}" for name, value in whole.items())
+    if distributed.is_main():
+        kept = read_json(path) if path.exists() else {}
+        if kept.get("checkpoint_hash") != setting["checkpoint_hash"]:  # of a checkpoint that was here before
+            kept = {"checkpoint_hash": setting["checkpoint_hash"], "grids": {}}
+        if key not in kept["grids"]:
+            check_writable(path.parent)
+            kept["grids"][key] = search_grid(trained, setting, denoiser, z_of)
+            write_json(path, kept)
+    distributed.barrier()
+    return torch.tensor([*read_json(path)["grids"][key]["levels"], math.inf], dtype=torch.float64)
+
+
+def search_grid(trained: Trained, setting: dict, denoiser: Callable | None, z_of: Callable) -> dict:
+    """Levels of a fitted grid without its clean end, and the errors of the grids it was chosen from."""
+    model, config = trained.model, trained.config
+    rng = Rng(config.r_seed, torch.arange(FIT_SAMPLES, device=trained.device)).fork("fitted")
+    z = prior_of(model, rng) if (given := z_of(rng)) is None else given
+    run = SAMPLERS[setting["sampler"]]
+    options = {name: setting[name] for name in config.sampler_used.options if name in setting}
+    grids = {spacing: model.grid(setting["steps"], spacing) for spacing in ("time", "logsnr", "karras")}
+    grid, errors = fit_grid(denoiser or denoiser_of(model, config.guidance), functools.partial(run, **options),
+                            rng.at(0).normal("x_T", *model.shape), z, grids)
+    usual = ", ".join(f"{name} {errors[name]:.3g}" for name in grids)
+    distributed.say(f"{setting['steps']} levels fitted on {FIT_SAMPLES} samples: error {errors['fitted']:.3g} "
+                    f"({usual})")
+    return {"levels": grid[:-1].tolist(), "errors": errors, "samples": FIT_SAMPLES}
 
 
 def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Rng], Tensor], dict]:
@@ -112,8 +153,15 @@ def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Rng], Tensor], dic
         denoiser, manifest["vanilla"] = two_phase(trained)
         manifest["split_step"] = config.split_step
 
+    def z_of(rng: Rng) -> Tensor | None:
+        return None if latent is None else draw_latents(latent, rng, settings)
+
+    if config.spacing == "fitted":
+        settings["grid"] = fitted_grid(trained, manifest, denoiser, z_of)
+        manifest["levels"] = settings["grid"][:-1].tolist()
+
     def draw(rng: Rng) -> Tensor:
-        z = None if latent is None else draw_latents(latent, rng, settings)
+        z = z_of(rng)
         return generate(trained.model, rng, z, denoiser=denoiser, **settings)
 
     return draw, manifest

@@ -2,6 +2,8 @@
 
 import inspect
 import math
+from functools import partial
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -9,9 +11,27 @@ import torch
 from oracles import FiniteSetDenoiser, GaussianDenoiser, MixtureDenoiser
 
 import config
-from diffusion import linear_schedule
+from diffusion import linear_schedule, predict_x
 from rng import Rng
-from sampling import SAMPLERS, ddim, ddim_invert, ddpm, dpmpp, generate, guided, sample, switch
+from sampling import (
+    SAMPLERS,
+    cheapest_path,
+    ddim,
+    ddpm,
+    deis,
+    dpmpp,
+    dpmpp3m,
+    dpmpp_sde,
+    fit_grid,
+    generate,
+    guided,
+    heun,
+    invert,
+    ipndm,
+    sample,
+    switch,
+    unipc,
+)
 from utils import CommandError
 
 T = 60
@@ -84,16 +104,92 @@ def test_ddpm_agrees_with_diffusers(diffusers, monkeypatch):
     assert error(ddpm(MIXTURE, x, SCHEDULE.grid(T), rng=rng), theirs) < 1e-4
 
 
+def against(scheduler, steps, run):
+    """How far `run` ends from diffusers' scheduler, on its own levels. sigma is noise over signal, 0 in clean data."""
+    scheduler.set_timesteps(steps)
+    grid, x = -2 * scheduler.sigmas.double().log(), start().double()
+    theirs = reference(scheduler, x, lambda i, t: grid[i].item())
+    return error(run(MIXTURE, x, grid), theirs)
+
+
+def options(**more):
+    return {"num_train_timesteps": T, "trained_betas": SCHEDULE.betas.numpy(), "timestep_spacing": "linspace"} | more
+
+
 @pytest.mark.parametrize("steps", [5, 20])
 def test_dpm_solver_agrees_with_diffusers(diffusers, steps):
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        num_train_timesteps=T, trained_betas=SCHEDULE.betas.numpy(), algorithm_type="dpmsolver++", solver_order=2,
-        solver_type="midpoint", final_sigmas_type="zero", timestep_spacing="linspace",
-    )
+    scheduler = diffusers.DPMSolverMultistepScheduler(**options(
+        algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint", final_sigmas_type="zero"))
+    assert against(scheduler, steps, dpmpp) < 1e-4
+
+
+@pytest.mark.parametrize("steps", [5, 12])
+def test_third_order_dpm_solver_is_that_of_diffusers_with_the_other_half_of_its_last_term(diffusers, steps):
+    """Theirs weighs the second difference D_2 = h^2 x_hat''/2 with phi_3, the expansion wants 2 phi_3."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(**options(
+        algorithm_type="dpmsolver++", solver_order=3, final_sigmas_type="zero"))
     scheduler.set_timesteps(steps)
-    grid = -2 * scheduler.sigmas.double().log()  # sigma is noise over signal; the last is 0
-    theirs = reference(scheduler, start().double(), lambda i, t: grid[i].item())
-    assert error(dpmpp(MIXTURE, start().double(), grid), theirs) < 1e-4
+    grid, x = -2 * scheduler.sigmas.double().log(), start().double()
+    theirs, known = x, []
+    for i, t in enumerate(scheduler.timesteps):
+        logsnr = torch.full((16,), grid[i].item(), dtype=torch.float64)
+        eps_hat = MIXTURE(theirs, logsnr)
+        known = [predict_x(theirs, logsnr, eps_hat), *known]
+        theirs = scheduler.step(eps_hat, t, theirs).prev_sample
+        if 2 <= i < steps - 2:
+            (h, h0, h1), signal = grid[i - 2 : i + 2].diff().flip(0) / 2, torch.sigmoid(grid[i + 1]).sqrt()
+            second = ((known[0] - known[1]) / h0 - (known[1] - known[2]) / h1) * h**2 / (h0 + h1)
+            theirs = theirs + signal * (0.5 - (torch.expm1(-h) + h) / h**2) * second
+    assert error(dpmpp3m(MIXTURE, x, grid), theirs) < 1e-4
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_unipc_agrees_with_diffusers(diffusers, steps, order):
+    scheduler = diffusers.UniPCMultistepScheduler(**options(solver_order=order, final_sigmas_type="zero"))
+    assert against(scheduler, steps, partial(unipc, order=order)) < 1e-4
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_deis_agrees_with_diffusers(diffusers, order):
+    scheduler = diffusers.DEISMultistepScheduler(**options(solver_order=order, lower_order_final=False))
+    assert against(scheduler, 8, partial(deis, order=order)) < 1e-4
+
+
+def test_the_stochastic_dpm_solver_agrees_with_diffusers(diffusers):
+    scheduler = diffusers.DPMSolverMultistepScheduler(**options(
+        algorithm_type="sde-dpmsolver++", solver_order=2, final_sigmas_type="zero"))
+    scheduler.set_timesteps(12)
+    grid, x, rng = -2 * scheduler.sigmas.double().log(), start().double(), Rng(0, torch.arange(16))
+    noise = {"variance_noise": lambda i: rng.at(i + 1).normal("sampler", 3)}
+    theirs = reference(scheduler, x, lambda i, t: grid[i].item(), **noise)
+    assert error(dpmpp_sde(MIXTURE, x, grid, rng=rng), theirs) < 1e-4
+
+
+def test_ipndm_agrees_with_diffusers(diffusers):
+    """Theirs is given v = alpha eps - sigma x_hat, and here our levels in place of its own."""
+    scheduler, grid, x = diffusers.IPNDMScheduler(T), SCHEDULE.grid(13)[:-1], start().double()
+    scheduler.set_timesteps(12)
+    scheduler.alphas, scheduler.betas = torch.sigmoid(grid).sqrt(), torch.sigmoid(-grid).sqrt()
+    theirs = x
+    for i, t in enumerate(scheduler.timesteps):
+        logsnr = torch.full((16,), grid[i].item(), dtype=torch.float64)
+        eps_hat = MIXTURE(theirs, logsnr)
+        v = scheduler.alphas[i] * eps_hat - scheduler.betas[i] * predict_x(theirs, logsnr, eps_hat)
+        theirs = scheduler.step(v, t, theirs).prev_sample
+    assert error(ipndm(MIXTURE, x, grid), theirs) < 1e-4
+
+
+def test_heun_agrees_with_diffusers(diffusers):
+    scheduler = diffusers.HeunDiscreteScheduler(**options())
+    scheduler.set_timesteps(6)
+    sigmas, grid = scheduler.sigmas.double(), -2 * scheduler.sigmas.double()[[0, *range(1, 11, 2), 11]].log()
+    scaled = start().double() * (1 + sigmas[0] ** 2).sqrt()  # theirs walks x over its signal
+    for t in scheduler.timesteps:
+        sigma = scheduler.sigmas[scheduler.step_index or 0].double()
+        x = scaled / (1 + sigma**2).sqrt()
+        scaled = scheduler.step(MIXTURE(x, (-2 * sigma.log()).expand(16)), t, scaled).prev_sample
+    assert error(heun(MIXTURE, start().double(), grid), scaled) < 1e-4
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -118,24 +214,77 @@ def test_samples_of_a_finite_set_are_its_points(name):
     assert (torch.bincount(nearest, minlength=3) / 600 - 1 / 3).abs().max() < 0.12
 
 
-def test_dpm_solver_is_of_second_order_and_ddim_of_first():
-    gaussian = GaussianDenoiser([0.0], torch.tensor([[0.3]]))
-    low, high = -6.0, 6.0
-    x = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
-
-    def deviation(sampler, steps):  # the probability flow keeps quantiles: x / sd(a) is constant along it
-        grid = torch.linspace(low, high, steps + 1, dtype=torch.float64)
-        s = torch.sigmoid(grid[[0, -1]])
-        sd = (s * 0.3 + 1 - s).sqrt()
-        return (sampler(gaussian, x, grid) - x * sd[1] / sd[0]).abs().max().item()
-
-    for sampler, order in ((ddim, 1), (dpmpp, 2)):
-        rate = math.log2(deviation(sampler, 40) / deviation(sampler, 80))
-        assert rate == pytest.approx(order, abs=0.35)
+GAUSSIAN = GaussianDenoiser([0.3, -0.2, 0.0], torch.diag(torch.tensor([1.5, 0.3, 0.05])))
 
 
-@pytest.mark.parametrize("steps", [50, 200])
-def test_encode_then_decode_with_z_returns_the_image(steps):
+def even(low, high, steps):
+    return torch.linspace(low, high, steps + 1, dtype=torch.float64)
+
+
+def even_in_rho(steps):
+    return -2 * torch.linspace(math.exp(1.5), math.exp(-1.0), steps + 1, dtype=torch.float64).log()
+
+
+def flow(x, a, b):
+    """The probability flow of GAUSSIAN from log-SNR a to b keeps quantiles: (x - mean)/deviation."""
+    signal, noise = torch.sigmoid(torch.tensor([a, b]).double()), torch.sigmoid(-torch.tensor([a, b]).double())
+    mean = signal.sqrt()[:, None] * GAUSSIAN.means[0]
+    deviation = (signal[:, None] * GAUSSIAN.covariances[0].diag() + noise[:, None]).sqrt()
+    return (x - mean[0]) * deviation[1] / deviation[0] + mean[1]
+
+
+@pytest.mark.parametrize("name, order, rate", [
+    ("ddim", None, 1), ("heun", None, 2), ("dpmpp", None, 2), ("dpmpp3m", None, 3),
+    ("unipc", 1, 2), ("unipc", 2, 3), ("unipc", 3, 4),  # the corrector adds one
+    ("deis", 1, 1), ("deis", 2, 2), ("deis", 3, 3), ("deis", 4, 4),
+    ("ipndm", 1, 1), ("ipndm", 2, 2), ("ipndm", 3, 3), ("ipndm", 4, 4),
+])
+def test_doubling_the_steps_divides_the_error_by_two_to_the_order(name, order, rate):
+    run = partial(SAMPLERS[name], **({"order": order} if order else {}))
+    x = start().double()
+
+    def deviation(steps):  # iPNDM's coefficients are of equal steps in rho, and from there its order
+        grid = even_in_rho(steps) if name == "ipndm" else even(-14, 6, steps)
+        return error(run(GAUSSIAN, x, grid), flow(x, grid[0].item(), grid[-1].item()))
+
+    errors = [deviation(steps) for steps in (40, 80, 160)]
+    assert math.log2(errors[0] / errors[2]) / 2 > rate - 0.7
+    assert math.log2(errors[1] / errors[2]) > rate - 0.6
+
+
+PUBLISHED = linear_schedule(1e-5, 1e-2, 1000)
+POINTS = FiniteSetDenoiser(torch.randn(10, 4, generator=torch.Generator().manual_seed(0)))
+NEW = ("dpmpp3m", "unipc", "deis", "ipndm")
+
+
+def ends(denoiser, top, steps, dims):
+    """name -> relative distance to the exact flow's end after N evaluations on a grid of the published schedule.
+
+    The end is clean data, or the log-SNR `top`: time is even up to it.
+    """
+    x, low = start(32, (dims,)).double(), PUBLISHED.logsnr_range[0]
+    if top == math.inf:
+        grid, fine = PUBLISHED.grid(steps), torch.cat([even(low, 18, 150), torch.tensor([math.inf]).double()])
+    else:
+        last = PUBLISHED.step_of(torch.tensor([top])).item()
+        grid, fine = PUBLISHED.logsnr(even(1000, last, steps)), even(low, top, 100)
+    exact = deis(denoiser, x, fine, order=4)
+    assert error(exact, heun(denoiser, x, fine)) < 0.01
+    return {name: error(SAMPLERS[name](denoiser, x, grid), exact) for name in ("ddim", "dpmpp", *NEW)}
+
+
+@pytest.mark.parametrize("denoiser, top, dims", [(GAUSSIAN, math.inf, 3), (MIXTURE, math.inf, 3), (POINTS, 0.0, 4)],
+                         ids=["gaussian", "mixture", "finite set"])
+def test_at_five_steps_a_new_solver_errs_at_most_half_as_much(denoiser, top, dims):
+    """A finite set up to log-SNR 0: beyond, x falls to one of its points, and the error is a matter of which."""
+    five, ten = ends(denoiser, top, 5, dims), ends(denoiser, top, 10, dims)
+    assert min(five[name] for name in NEW) <= 0.5 * five["dpmpp"]
+    assert min(ten[name] for name in NEW) <= 0.5 * ten["dpmpp"]
+    assert all(ten[name] < five[name] for name in five)
+
+
+@pytest.mark.parametrize("sampler, steps", [("ddim", 50), ("ddim", 200), ("heun", 50)])
+def test_encode_then_decode_with_z_returns_the_image(sampler, steps):
     """A Gaussian whose mean is z: dropping z on either way would shift the result."""
     base = GaussianDenoiser(torch.zeros(4), torch.diag(torch.tensor([1.0, 0.3, 0.1, 0.02])))
 
@@ -145,17 +294,23 @@ def test_encode_then_decode_with_z_returns_the_image(steps):
     z = start(8, (4,), seed=2)
     x = z + base.sample(8, seed=0)
     grid = linear_schedule(1e-5, 1e-2, 1000).grid(steps)
-    x_T = ddim_invert(denoiser, x, grid, z)
-    back = ddim(denoiser, x_T, grid, z)
+    decode, x_T = SAMPLERS[sampler], invert(denoiser, x, grid, z, sampler)
+    back = decode(denoiser, x_T, grid, z)
     assert error(back, x) < (1e-4 if steps == 200 else 1e-3)
-    assert error(ddim(denoiser, x_T, grid, z + 0.5), x) > 0.1
-    assert error(ddim(denoiser, ddim_invert(denoiser, x, grid, z, iterations=1), grid, z), x) > error(back, x)
+    assert error(decode(denoiser, x_T, grid, z + 0.5), x) > 0.1
+    assert error(decode(denoiser, invert(denoiser, x, grid, z, sampler, iterations=1), grid, z), x) > error(back, x)
+
+
+def test_second_order_inversion_finds_the_noise_of_the_exact_flow():
+    grid, clean = PUBLISHED.grid(20), flow(start().double(), PUBLISHED.logsnr_range[0], 40.0)
+    noise = {name: error(invert(GAUSSIAN, clean, grid, sampler=name), start().double()) for name in ("ddim", "heun")}
+    assert noise["heun"] < 0.5 * noise["ddim"]
 
 
 def test_inversion_visits_every_step_down_to_pure_noise():
     counting = Counting()
     grid = SCHEDULE.grid(10)
-    ddim_invert(counting, start(), grid, torch.ones(16, 2), iterations=3)
+    invert(counting, start(), grid, torch.ones(16, 2), iterations=3)
     visited = torch.tensor(counting.levels[::3]).double()
     assert len(counting.levels) == 30
     assert torch.allclose(visited, grid[:-1].flip(0), atol=1e-5)
@@ -163,8 +318,45 @@ def test_inversion_visits_every_step_down_to_pure_noise():
 
 
 def test_the_inverse_of_noise_is_about_standard_normal():
-    x = ddim_invert(MIXTURE, MIXTURE.sample(3000, seed=1), linear_schedule(1e-4, 0.1, 200).grid(200))
+    x = invert(MIXTURE, MIXTURE.sample(3000, seed=1), linear_schedule(1e-4, 0.1, 200).grid(200))
     assert x.mean(0).abs().max() < 0.1 and (x.std(0) - 1).abs().max() < 0.1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Grids
+
+
+def test_karras_spaces_the_seventh_root_of_noise_over_signal_evenly():
+    grid = PUBLISHED.grid(9, "karras")
+    assert grid[[0, -2]].tolist() == pytest.approx(PUBLISHED.logsnr_range)
+    assert torch.allclose(torch.exp(-grid[:-1] / 14).diff(), (torch.exp(-grid[8] / 14) - torch.exp(-grid[0] / 14)) / 8)
+
+
+def test_the_cheapest_path_is_that_of_trying_all():
+    cost = torch.rand(8, 8, generator=torch.Generator().manual_seed(0)).double()
+    cost[torch.ones(8, 8).tril().bool()] = math.inf
+    for growth in (1.0, 1.3):
+        paths = [[0, *middle, 7] for middle in combinations(range(1, 7), 3)]
+        total = [sum(growth**n * cost[i, j].item() for n, (i, j) in enumerate(pairwise(path))) for path in paths]
+        assert cheapest_path(cost, 4, growth) == paths[int(np.argmin(total))]
+
+
+@pytest.mark.parametrize("denoiser, run, margin", [(GAUSSIAN, unipc, 0.6), (MIXTURE, ipndm, 1.0)],
+                         ids=["gaussian", "mixture"])
+def test_a_fitted_grid_errs_less_than_the_usual_ones_on_other_samples(denoiser, run, margin):
+    grids = {spacing: PUBLISHED.grid(5, spacing) for spacing in ("time", "logsnr", "karras")}
+    fitted, errors = fit_grid(denoiser, run, start(32, seed=1).double(), None, grids)
+    assert len(fitted) == 6 and fitted[0] == pytest.approx(PUBLISHED.logsnr_range[0]) and fitted[-1] == math.inf
+    assert (fitted.diff() > 0).all() and errors["fitted"] == min(errors.values())
+    x = start(64, seed=2).double()
+    exact = deis(denoiser, x, torch.cat([even(grids["time"][0].item(), 18, 150), torch.tensor([math.inf]).double()]))
+
+    def mean_error(grid):
+        return ((run(denoiser, x, grid) - exact).norm(dim=1).mean() / exact.norm(dim=1).mean()).item()
+
+    fresh = {name: mean_error(grid) for name, grid in grids.items()}
+    assert mean_error(fitted) < margin * min(fresh.values())
+    assert errors["time"] == pytest.approx(fresh["time"], rel=0.3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -177,7 +369,10 @@ def test_a_sampler_calls_its_denoiser_once_a_step_and_never_on_clean_data(name, 
     counting, ticks = Counting(), []
     grid = SCHEDULE.grid(steps)
     sample(name, counting, Rng(0, torch.arange(3)), (2,), grid, on_step=lambda: ticks.append(1))
-    assert torch.allclose(torch.tensor(counting.levels).double(), grid[:-1], atol=1e-5)
+    wanted = grid[:-1]
+    if name == "heun":  # at both ends of every step but the last
+        wanted = torch.cat([grid[:-1].unfold(0, 2, 1).flatten(), grid[-2:-1]])
+    assert torch.allclose(torch.tensor(counting.levels).double(), wanted, atol=1e-5)
     assert len(ticks) == steps
 
 
