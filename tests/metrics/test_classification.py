@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
 
 import train_classifier
 from dataset import registry
@@ -70,7 +72,7 @@ def test_mlp_weights_rare_classes():
     generator = np.random.default_rng(0)
     labels = (np.arange(1000) % 25 == 0).astype(int)[:, None]
     inputs = (generator.normal(size=(1000, 1)) + 1.5 * labels).astype(np.float32)
-    probability = classification._mlp(inputs, labels, inputs, seed=0, device="cpu")[0]
+    probability = classification._mlp(inputs, inputs, labels, seed=0, device="cpu")[0]
     called = probability.argmax(axis=1)
     assert called[labels[:, 0] == 1].mean() > 0.6
     assert called[labels[:, 0] == 0].mean() < 0.4
@@ -103,6 +105,41 @@ def test_wide_inputs_lose_only_their_small_axes():
     narrow = evaluate(wide, labels, axes=20)
     assert narrow["axes"] == 20 and narrow["dimensions"] == 300
     assert narrow["mean"] == pytest.approx(evaluate(wide, labels)["mean"], abs=0.02)
+
+
+def test_logistic_regression_is_scikit_learns_with_the_penalty_chosen_by_validation():
+    generator = np.random.default_rng(0)
+    inputs, labels = blobs(400, 3, spread=0.8)
+    inputs = inputs @ generator.normal(size=(3, 20)) + 0.01 * generator.normal(size=(400, 20))  # ill-conditioned
+    rotated, held = classification._prepare(inputs[:300], inputs[300:], 20, 0, rotate=True)
+    for cost in (1e-3, 1.0):
+        ours = softmax(classification.logits(held, classification.fit_logistic(rotated, labels[:300, 0], cost)), axis=1)
+        theirs = LogisticRegression(C=cost, tol=1e-8, max_iter=5000).fit(rotated.astype(float), labels[:300, 0])
+        np.testing.assert_allclose(ours, theirs.predict_proba(held.astype(float)), atol=1e-3)
+    noise = generator.normal(size=(300, 100))
+    assert classification.choose_cost(noise, labels[:300, 0], 0) == min(classification.COSTS)
+    assert classification.choose_cost(rotated, labels[:300, 0], 0) > min(classification.COSTS)
+
+
+def test_components_are_taken_within_the_fold_of_the_inputs_as_they_are():
+    """The class stands in a small direction: lost by two components, kept by all, and by two of standardised inputs."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(300)[:, None] % 2
+    small = 4 * labels + generator.normal(size=(300, 1))
+    inputs = np.concatenate([10 * generator.normal(size=(300, 2)), small], axis=1)
+    two, three = (evaluate(inputs, labels, components=count) for count in (2, 3))
+    assert two["dimensions"] == 2 and two["mean"] < 0.65
+    assert three["mean"] == pytest.approx(evaluate(inputs, labels)["mean"], abs=0.01) and three["mean"] > 0.95
+    assert evaluate(inputs, labels, components=50)["dimensions"] == 3
+
+
+def test_errors_are_over_folds_and_differences_are_paired():
+    """Nadeau & Bengio's factor for five folds: 1/5 + 1/4."""
+    first = {"folds": [0.80, 0.82, 0.84, 0.81, 0.83]}
+    second = {"folds": [0.70, 0.72, 0.74, 0.71, 0.73]}
+    assert classification.fold_error(first["folds"]) == pytest.approx(np.std(first["folds"], ddof=1) * 0.45**0.5)
+    paired = classification.difference(first, second)
+    assert paired["mean"] == pytest.approx(0.1) and paired["se"] == pytest.approx(0, abs=1e-12)
 
 
 def test_factors_share_one_network():
