@@ -1,7 +1,12 @@
 """What a classifier reads from an experiment's latents:  python train_classifier.py --model diff --dataset celeba ...
 
-Scores z (models/EXP/latents.npz, of run.py --mode save_latent), the raw pixels of the same images and, where it exists,
-x_T (models/EXP/latent_quality.npz, of --mode latent_quality): accuracy for classes and factors, AUROC for attributes.
+Scores z (models/EXP/latents.npz, of run.py --mode save_latent) and, where it exists, x_T
+(models/EXP/latent_quality.npz, of --mode latent_quality): accuracy for classes and factors, AUROC for attributes.
+Beside z, from the same images, what needs no training: their pixels, their --a_dim principal components, and z of the
+same encoder with fresh weights. The split is save_latent's: test by default, to results/EXP/classification.json;
+--split train, with --rows as many as there are, is the published protocol (80 % of the training images' codes to fit,
+20 % to score), to classification_train.json.
+
 With --images it trains a small image classifier instead, models/DATASET_classifier.pth, whose features serve
 calc_fid.py --extractor classifier.
 """
@@ -10,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +35,10 @@ from utils import (
 )
 
 PROG = "train_classifier.py"
-INPUTS = ("z", "x_T", "pixels")
+BASELINES = ("pixels", "pca", "untrained")
+INPUTS = ("z", "x_T", *BASELINES)
+# result file of each split
+RESULT = {"test": "classification.json", "val": "classification_val.json", "train": "classification_train.json"}
 
 
 def _flags(group) -> None:
@@ -38,7 +47,7 @@ def _flags(group) -> None:
     group.add_argument("--classifier", choices=("logistic", "mlp"), default="logistic",
                        help="logistic regression, or an MLP with class weights (default: logistic)")
     group.add_argument("--inputs", nargs="+", choices=INPUTS, metavar="NAME",
-                       help="what is classified: z, x_T, pixels (default: z, pixels, and x_T where it was saved)")
+                       help=f"what is classified: {', '.join(INPUTS)} (default: all; x_T where it was saved)")
     group.add_argument("--folds", type=configuration.integer(2, 100), default=5, help="folds (default: 5)")
     group.add_argument("--rows", type=configuration.integer(4), default=10_000,
                        help="at most so many images, drawn at random (default: 10000)")
@@ -72,11 +81,26 @@ def _names(arrays: dict, count: int) -> list[str]:
     return ["class"] if count == 1 else [f"label {k}" for k in range(count)]
 
 
-def _gather(command: configuration.Command, own) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str], dict]:
-    """What is to be classified, {name: (inputs [N, D], labels [N, K])}, the names of the K labels, the codes' origin.
+class Task(NamedTuple):
+    """What is to be classified, on which rows of which split.
 
-    Raises CommandError where codes or x_T are not of the checkpoint that the flags mean.
+    inputs    {name: (inputs [N, D], labels [N, K])}
+    names     of the K labels
+    protocol  the split and the rows, in words
+    result    the file for the scores
+    origin    of the codes: `utils.codes_origin`
     """
+
+    inputs: dict[str, tuple[np.ndarray, np.ndarray]]
+    names: list[str]
+    split: str
+    protocol: str
+    result: Path
+    origin: dict
+
+
+def _gather(command: configuration.Command, own) -> Task:
+    """Raises CommandError where codes or x_T are not of the checkpoint that the flags mean."""
     from experiment import meant, refuse_stale
 
     cfg, checkpoint = command.config, meant(command)
@@ -88,6 +112,12 @@ def _gather(command: configuration.Command, own) -> tuple[dict[str, tuple[np.nda
         refuse_stale(codes_origin(arrays)["checkpoint_hash"], folder / "latents.npz", checkpoint,
                      "run run.py --mode save_latent")
     rows = np.sort(np.random.default_rng(cfg.r_seed).permutation(len(z))[: own.rows])
+    split = str(arrays["split"]) if "split" in arrays else "train"
+    if split not in RESULT:
+        raise CommandError(f"{folder / 'latents.npz'}: its split is none of {', '.join(RESULT)}")
+    result = configuration.folder(cfg, "results") / RESULT[split]
+    if result.exists():
+        refuse_other_inputs(result, [read_json(result).get("codes")], [folder / "latents.npz"])
     found = {}
     if "z" in wanted:
         found["z"] = z[rows], labels[rows]
@@ -97,30 +127,62 @@ def _gather(command: configuration.Command, own) -> tuple[dict[str, tuple[np.nda
             refuse_stale(codes_origin(others)["checkpoint_hash"], quality, checkpoint,
                          "run run.py --mode latent_quality")
         found["x_T"] = x_T[: own.rows], x_T_labels[: own.rows]
-    if "pixels" in wanted:
-        split = str(arrays["split"]) if "split" in arrays else "train"
-        found["pixels"] = _pixels(cfg, split, rows, arrays["all_attr"], folder / "latents.npz"), labels[rows]
-    return found, _names(arrays, labels.shape[1]), codes_origin(arrays)
+    if not set(BASELINES).isdisjoint(wanted):
+        images = _images(cfg, split, rows, arrays["all_attr"], folder / "latents.npz")
+        made = {"pixels": lambda: images.reshape(len(images), -1), "pca": lambda: images.reshape(len(images), -1),
+                "untrained": lambda: _untrained(cfg, images)}
+        found |= {name: (made[name](), labels[rows]) for name in BASELINES if name in wanted}
+    protocol = f"{len(rows):,} of {len(z):,} images of the {split} split"
+    return Task(found, _names(arrays, labels.shape[1]), split, protocol, result, codes_origin(arrays))
 
 
-def _pixels(cfg: configuration.Config, split: str, rows: np.ndarray, labels: np.ndarray, path: Path) -> np.ndarray:
-    """Rows of a split as flat vectors [N, C H W]. Raises CommandError where they are not the images of `labels`."""
+def _images(cfg: configuration.Config, split: str, rows: np.ndarray, labels: np.ndarray, path: Path) -> np.ndarray:
+    """Rows of a split, float32 [N,C,H,W]. Raises CommandError where they are not the images of `labels`."""
     dataset = registry.load(cfg.dataset, split, root=cfg.data_dir, size=cfg.input_size, channels=cfg.input_channels)
     own = dataset.labels
     if own is None or len(own) < len(labels) or not np.array_equal(own[: len(labels)].reshape(labels.shape), labels):
         raise CommandError(f"{path}: its labels are not those of the {split} split in --data_dir {cfg.data_dir}")
     parts = np.array_split(rows, -(-len(rows) // 512))
-    return np.concatenate([dataset.batch(part).flatten(1).numpy() for part in parts])
+    return np.concatenate([dataset.batch(part).numpy() for part in parts])
 
 
-def table(results: dict[str, dict]) -> str:
-    """A row an input, and where there are several labels a row a label."""
+def _untrained(cfg: configuration.Config, images: np.ndarray) -> np.ndarray:
+    """z of images [N,C,H,W] from the experiment's encoder with fresh weights, drawn from --r_seed. [N, a_dim]"""
+    import torch
+
+    from diffusion import Gaussian
+    from experiment import build_fresh, pick_device
+
+    device, shape = pick_device(cfg.device), images.shape[1:]
+    entries = int(np.prod(shape))
+    unit = Gaussian(torch.zeros(entries).double(), torch.ones(entries).double(), None)
+    model = build_fresh(cfg, shape, unit, device).eval()
+    with torch.no_grad():
+        return np.concatenate([model.posterior(torch.from_numpy(part).to(device))[0].cpu().numpy()
+                               for part in np.array_split(images, -(-len(images) // 256))])
+
+
+def differences(results: dict[str, dict]) -> dict[str, dict]:
+    """z less each baseline, paired over the folds: {"z - pca": {"mean", "se", "folds"}}."""
+    from metrics import classification
+
+    return {f"z - {name}": classification.difference(results["z"], results[name])
+            for name in BASELINES if name in results and "z" in results}
+
+
+def table(record: dict) -> str:
+    """A row an input, with what z is above it; where there are several labels a row a label."""
+    results = record["inputs"]
     first = next(iter(results.values()))
-    lines = [f"{first['classifier']}, {first['measure']}, mean +- sd over {len(first['folds'])} folds"]
+    folds = len(first["folds"])
+    lines = [f"{first['classifier']}, {first['measure']}: {record['protocol']}, mean +- standard error over {folds} "
+             f"folds of {1 - 1 / folds:.0%} to fit and {1 / folds:.0%} to score"]
     for name, result in results.items():
         axes = f", {result['axes']} principal axes" if result["axes"] < result["dimensions"] else ""
-        lines.append(f"{name:8s} {result['mean']:.4f} +- {result['sd']:.4f}  ({result['rows']} rows, "
-                     f"{result['dimensions']} dimensions{axes}; chance {result['chance']:.3f})")
+        above = record["differences"].get(f"z - {name}")
+        lines.append(f"{name:9s} {result['mean']:.4f} +- {result['se']:.4f}  ({result['rows']} rows, "
+                     f"{result['dimensions']} dimensions{axes}; chance {result['chance']:.3f})"
+                     + (f"  z - {name} {above['mean']:+.4f} +- {above['se']:.4f}" if above else ""))
         if len(result["per_label"]) > 1:
             lines += [f"    {one['name']:24s} " + ("constant" if one["mean"] is None else f"{one['mean']:.4f}")
                       for one in result["per_label"]]
@@ -129,12 +191,8 @@ def table(results: dict[str, dict]) -> str:
 
 def _score(command: configuration.Command, own) -> None:
     cfg = command.config
-    path, codes = (configuration.folder(cfg, root) / name for root, name in
-                   (("results", "classification.json"), ("models", "latents.npz")))
-    check_writable(path.parent)
-    if path.exists():
-        refuse_other_inputs(path, [read_json(path).get("codes")], [codes])
-    found, names, origin = _gather(command, own)
+    check_writable(configuration.folder(cfg, "results"))
+    task = _gather(command, own)
 
     import sklearn
 
@@ -142,17 +200,17 @@ def _score(command: configuration.Command, own) -> None:
     from metrics import classification
 
     device = pick_device(cfg.device)
-
     results = {
-        name: classification.evaluate(
-            inputs, labels, names, own.classifier, own.folds, cfg.r_seed, own.jobs, device=device
-        )
-        for name, (inputs, labels) in found.items()
+        name: classification.evaluate(inputs, labels, task.names, own.classifier, own.folds, cfg.r_seed, own.jobs,
+                                      device=device, components=cfg.a_dim if name == "pca" else None)
+        for name, (inputs, labels) in task.inputs.items()
     }
-    write_json(path, {"inputs": results, "seed": cfg.r_seed, "codes": str(codes), **origin,
-                      "call": configuration.call_of(command, own),
-                      "versions": {**versions(), "scikit-learn": sklearn.__version__}})
-    print(f"{table(results)}\n-> {path}")
+    record = {"inputs": results, "differences": differences(results), "protocol": task.protocol, "split": task.split,
+              "seed": cfg.r_seed, "codes": str(configuration.folder(cfg, "models") / "latents.npz"), **task.origin,
+              "call": configuration.call_of(command, own),
+              "versions": {**versions(), "scikit-learn": sklearn.__version__}}
+    write_json(task.result, record)
+    print(f"{table(record)}\n-> {task.result}")
 
 
 def _train_images(command: configuration.Command, own) -> None:

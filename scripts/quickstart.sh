@@ -13,26 +13,17 @@ quick() { run run.py "${model[@]}" "$@"; }
 
 export OMP_NUM_THREADS=1 # pictures of 8x8 pixels gain nothing from a second thread: two programs run side by side
 
-# The same encoder, untrained: one step at a rate of next to nothing. What z owes to training, and not to architecture.
-untrained() {
-    quick --mode train --tag untrained --epochs 1 --max_steps 1 --learning_rate 1e-12
-    quick --mode save_latent --tag untrained
-    run train_classifier.py "${model[@]}" --tag untrained --inputs z
-}
 encoded() {
     quick --mode plot_latent
     quick --mode save_latent
-    run train_classifier.py "${model[@]}" --inputs z pixels
+    run train_classifier.py "${model[@]}"
 }
 
-untrained > untrained.log 2>&1 &
-first=$!
 quick --mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 1e-3 --dropout 0 --ema_decay 0.999
 encoded > encoded.log 2>&1 &
-second=$!
+classified=$!
 quick --mode train_latent_ddim --epochs 100 --save_epochs 100 --learning_rate 1e-3 --ema_decay 0.999
 quick --mode eval --is_latent --sampling_number 64 --sampler dpmpp --sample_steps 20
 quick --mode latent_quality --num_images 64 --sampling_number 2 --sample_steps 20
-wait $first || { cat untrained.log >&2; exit 1; }
-wait $second || { cat encoded.log >&2; exit 1; }
+wait $classified || { cat encoded.log >&2; exit 1; }
 python_here -m scripts.quickstart_table

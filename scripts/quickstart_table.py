@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 
 EXPERIMENT = "digits_32d_0.01mmd_0.1zdrop"
+INPUTS = {"z": "z (32 numbers)", "pca": "32 principal components", "pixels": "raw pixels (64)",
+          "untrained": "an untrained z"}
 
 
 def read(*parts: str) -> dict:
@@ -17,21 +19,19 @@ def read(*parts: str) -> dict:
 
 def main() -> None:
     accuracy = read("results", EXPERIMENT, "classification.json")["inputs"]
-    untrained = read("results", f"{EXPERIMENT}_untrained", "classification.json")["inputs"]
     quality = read("results", EXPERIMENT, "latent_quality.json")
     last = json.loads(Path("logs", EXPERIMENT, "metrics.jsonl").read_text().splitlines()[-1])
     rows = [
         ("epochs (steps)", f"{last['epoch']} ({last['step']})"),
         ("noise error, held-out", f"{last['val']['denoise']:.4f} +- {last['val_se']['denoise']:.4f}"),
-        ("digit from z (32 numbers)", f"{accuracy['z']['mean']:.1%} +- {accuracy['z']['sd']:.1%}"),
-        ("digit from raw pixels (64)", f"{accuracy['pixels']['mean']:.1%} +- {accuracy['pixels']['sd']:.1%}"),
-        ("digit from an untrained z", f"{untrained['z']['mean']:.1%} +- {untrained['z']['sd']:.1%}"),
+        *((f"digit from {words}", f"{accuracy[name]['mean']:.1%} +- {accuracy[name]['se']:.1%}")
+          for name, words in INPUTS.items()),
         ("reconstruction from z, x_T", f"{quality['inferred']['psnr']:.1f} dB"),
         ("reconstruction from z alone", f"{quality['random']['psnr']:.1f} dB"),
     ]
     print()
     for name, value in rows:
-        print(f"{name:28} {value}")
+        print(f"{name:35} {value}")
     print("(accuracies: logistic regression, five folds of images never seen in training)\n")
     pictures = {
         "training curve": "train/curve.png",
@@ -40,7 +40,7 @@ def main() -> None:
         "latents": "plot_latent/plot_latent.png",
     }
     for name, path in pictures.items():
-        print(f"{name:28} {Path('imgs', EXPERIMENT, path).resolve().relative_to(Path.cwd().parents[1])}")
+        print(f"{name:35} {Path('imgs', EXPERIMENT, path).resolve().relative_to(Path.cwd().parents[1])}")
 
 
 if __name__ == "__main__":

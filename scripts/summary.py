@@ -49,8 +49,14 @@ def quality_values(record: dict) -> Iterator[Value]:
 
 
 def classification_values(record: dict) -> Iterator[Value]:
+    """The split is named where it is not test; files from before know of neither errors nor differences."""
+    split = record.get("split", "test")
+    place = "" if split == "test" else f", {split} split"
     for name, result in record["inputs"].items():
-        yield Value(f"{result['measure']} of classes from {name}, {result['classifier']}", result["mean"])
+        measure = f"{result['measure']} of classes from {name}, {result['classifier']}{place}"
+        yield Value(measure, result["mean"], result.get("se"))
+    for name, paired in record.get("differences", {}).items():
+        yield Value(f"{name}, {record['inputs']['z']['measure']}{place}", paired["mean"], paired["se"])
 
 
 def disentanglement_values(record: dict) -> Iterator[Value]:
@@ -84,6 +90,7 @@ def information_values(record: dict) -> Iterator[Value]:
 
 READERS = {
     "fid.json": fid_values, "latent_quality.json": quality_values, "classification.json": classification_values,
+    "classification_val.json": classification_values, "classification_train.json": classification_values,
     "disentanglement.json": disentanglement_values, "nll.json": nll_values, "mutual_info.json": information_values,
 }
 

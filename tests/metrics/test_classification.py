@@ -1,13 +1,18 @@
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
+import config as configuration
 import train_classifier
 from dataset import registry
 from metrics import classification
 from modules import Classifier
+from scripts.summary import classification_values
 from utils import CommandError, load_checkpoint, read_json, write_npz
 
 CLASSIFIERS = ("logistic", "mlp")
@@ -191,9 +196,38 @@ def test_latents_stand_beside_noise_and_pixels(saved, capsys):
     record = read_json(saved / "results/digits_16d_0.1mmd/classification.json")
     scores = {name: result["mean"] for name, result in record["inputs"].items()}
     assert scores["pixels"] > scores["z"] > 0.6 and scores["x_T"] < 0.35
-    assert record["inputs"]["pixels"]["dimensions"] == 64
+    assert record["inputs"]["pixels"]["dimensions"] == 64 and record["inputs"]["pca"]["dimensions"] == 16
+    assert scores["pixels"] > scores["pca"] > scores["untrained"] > 0.3
+    assert record["split"] == "test" and record["protocol"] == "200 of 200 images of the test split"
+    for name in ("pixels", "pca", "untrained"):
+        paired = record["differences"][f"z - {name}"]
+        assert paired["mean"] == pytest.approx(scores["z"] - scores[name]) and paired["se"] > 0
+    assert "z - x_T" not in record["differences"]  # of other rows
     printed = capsys.readouterr().out
-    assert all(f"\n{name} " in printed for name in ("z", "x_T", "pixels"))
+    assert all(f"\n{name} " in printed for name in ("z", "x_T", "pixels", "pca", "untrained"))
+    assert "5 folds of 80% to fit and 20% to score" in printed
+
+
+def test_the_untrained_encoder_is_the_experiments_own_with_weights_of_the_seed(in_tmp):
+    command, _ = configuration.parse(EXPERIMENT, train_classifier.PROG, registry.SPECS, extra=train_classifier._flags)
+    cfg = command.config
+    images = registry.load("digits", "test").batch(np.arange(4)).numpy()
+    first, again = (train_classifier._untrained(cfg, images) for _ in range(2))
+    other = train_classifier._untrained(replace(cfg, r_seed=1), images)
+    assert first.shape == (4, 16) and np.array_equal(first, again) and np.abs(first - other).max() > 1e-3
+
+
+def test_the_training_split_has_a_result_file_of_its_own(in_tmp, capsys):
+    digits = registry.load("digits", "train")
+    z = digits.batch(np.arange(100)).flatten(1).numpy()[:, 20:36]
+    write_npz("models/digits_16d_0.1mmd/latents.npz", all_a=z, all_attr=digits.labels[:100], split=np.array("train"))
+    assert train_classifier.main([*EXPERIMENT, "--jobs", "1", "--inputs", "z", "pca", "--rows", "80"]) == 0
+    record = read_json("results/digits_16d_0.1mmd/classification_train.json")
+    assert record["protocol"] == "80 of 100 images of the train split" and list(record["differences"]) == ["z - pca"]
+    assert not Path("results/digits_16d_0.1mmd/classification.json").exists()
+    measures = {value.measure: value.se for value in classification_values(record)}
+    assert measures["accuracy of classes from z, logistic, train split"] == record["inputs"]["z"]["se"]
+    assert measures["z - pca, accuracy, train split"] == record["differences"]["z - pca"]["se"]
 
 
 def test_image_classifier_is_trained_and_saved_for_fid(in_tmp):
