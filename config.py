@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from dataset.given import width_of
 from utils import CommandError
 
 MODELS = ("diff", "vae", "vanilla")
@@ -115,6 +116,10 @@ DIFFUSION_OF_Z = Need("a diffusion decoder of z: --model diff", lambda config, s
 UNET_OF_Z = Need("a U-Net conditioned on z: --model diff and a data set of images",
                  lambda config, spec: config.model == "diff" and spec.kind == "image")
 IMAGES = Need("a data set of images, not points", lambda config, spec: spec.kind == "image")
+LATENT_IMAGES = Need("a model of z, and images with labels: --model diff --dataset shapes3d",
+                     lambda config, spec: config.model == "diff" and spec.labels != "none" and spec.kind == "image")
+Z_FROM = Need("--z_from", lambda config, spec: bool(config.z_from))
+PAIRS = Need("pairs of images: --dataset blobs or rectangles", lambda config, spec: spec.z_is_image)
 KL = Need("--kld_weight above 0", lambda config, spec: config.has_latent and config.kld_weight > 0)
 CAPACITY = Need("--use_C", lambda config, spec: config.use_C)
 MMD = Need("--mmd_weight above 0", lambda config, spec: config.has_latent and config.mmd_weight > 0)
@@ -191,6 +196,15 @@ class Config:
                            kind="model", needs=MMD, in_name="{}kernel", choices=("scaled", "published"))
     conditioning: str = flag("adanorm", "how z acts: adaptive normalisation, or cross-attention to its scalars",
                              kind="model", needs=UNET_OF_Z, in_name="{}", choices=("adanorm", "crossattn"))
+    z_from: tuple[str, ...] = flag((), "z is these labels of the image (floor_hue shape), and no encoder's code; "
+                                   "'independent' after them: those of another image", kind="model", nargs="+",
+                                   needs=LATENT_IMAGES, in_name=lambda config: "+".join(config.z_from), unset="none")
+    z_noise: float = flag(0.0, "error of the channel that labels go through: else evenly any other value",
+                          kind="model", needs=Z_FROM, in_name="{:g}znoise", type=number(0, 1))
+    z_code: str = flag("onehot", "labels as one-hot vectors, or as one standardised number each", kind="model",
+                       needs=Z_FROM, in_name="{}", choices=("onehot", "standardised"))
+    pair_nats: float = flag(2.0, "nats that a pair of images shares, for --dataset blobs or rectangles", kind="model",
+                            needs=PAIRS, in_name="{:g}nats", type=number(0, 20))
     z_dropout: float = flag(0.0, "share of training samples whose z is replaced by a learned null; above 0 trains the "
                             "unconditional branch too", kind="model", needs=DIFFUSION_OF_Z, in_name="{:g}zdrop",
                             type=number(0, 0.99))
@@ -305,6 +319,8 @@ class Config:
                                   modes=("mutual_info", "programs"), nargs="+", type=number(0, above=True))
     mi_steps: int = flag(2000, "steps to fit the denoiser conditioned on tau; 0: the interval alone",
                          modes=("mutual_info",), type=integer(0))
+    curve_steps: int = flag(0, "steps to fit what reads I(x_a; z), and I of the labels, at every log-SNR; 0: no curve",
+                            modes=("mutual_info",), type=integer(0))
     codes: tuple[str, ...] = flag((), "files of codes (save_latent's) to measure; no model is needed",
                                   modes=("mutual_info", "programs"), nargs="+", metavar="FILE.npz",
                                   unset="the model's own")
@@ -535,6 +551,11 @@ def normalise(config: Config, datasets: dict, given: frozenset[str] = frozenset(
             typed = "" if isinstance(item.default, bool) else f" {getattr(config, name)}"
             raise CommandError(f"--{name}{typed} has no effect here: it needs {need.words}")
         config = replace(config, **{name: item.default})
+    entries = width_of(spec, config)
+    if entries is not None and config.has_latent:
+        if "a_dim" in given and config.a_dim != entries:
+            raise CommandError(f"--a_dim {config.a_dim}: the z that comes with the images has {entries} entries")
+        config = replace(config, a_dim=entries)
     own = {"input_size": spec.size, "input_channels": spec.channels, "unets_channels": spec.width,
            "encoder_channels": spec.width, "denoiser": "mlp" if spec.kind == "points" else "unet"}
     return replace(config, **{name: None for name, value in own.items() if getattr(config, name) == value})

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import config as config_module
 from config import MODES, Command
 from dataset import registry
+from dataset.given import spec_of
 from utils import CommandError, RunError, exit_status, first_line
 
 
@@ -59,9 +60,10 @@ def dry_run(command: Command) -> None:
     from diffusion import Gaussian
     from models import build_model, parameter_count
 
-    config, spec = command.config, registry.SPECS[command.config.dataset]
+    config = command.config
+    spec = spec_of(registry.SPECS[config.dataset], config)
     size, channels = config.input_size or spec.size, config.input_channels or spec.channels
-    points = config.a_dim if spec.gives_z else spec.size
+    points = config.a_dim if spec.gives_z and spec.kind == "points" else spec.size
     shape = (points,) if spec.kind == "points" else (channels, size, size)
     entries = 1
     for side in shape:

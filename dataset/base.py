@@ -40,7 +40,24 @@ class Spec:
     source: str = "built in"  # where to get it, and where to put it under --data_dir
     exact: bool = False  # is log p(x) known?
     gives_z: bool = False  # does each row bring the z it is conditioned on?
+    z_is_image: bool = False  # is that z a second image of the same size?
     entropy: float | None = None  # H(x) in nats, where x is uniform over images that are known to differ
+
+
+@dataclass(frozen=True)
+class Given:
+    """z of some rows of a set, and how it hangs on x, where that is known.
+
+    z           float32 [N, n], as a network takes it
+    exact_mi    I(x; z) in nats
+    normal      (mean, log-variance, value) [N, d] each: the value, from which z follows one to one, is normal given x
+    classes     (sent [N, K], came [N, K], sizes, error, independent): labels sent through symmetric channels
+    """
+
+    z: np.ndarray
+    exact_mi: float | None = None
+    normal: tuple | None = None
+    classes: tuple | None = None
 
 
 class Images(Protocol):
@@ -118,7 +135,8 @@ class Dataset:
     rows: np.ndarray  # int64 [N]: which rows of the source
     images: np.ndarray | None  # uint8 [N, C, H, W], or float32 [N, n] points; None where they are read on demand
     labels: np.ndarray | None = None  # int64 [N, K]; a class is K = 1, attributes are 0 or 1
-    given: np.ndarray | None = None  # float32 [N, n]: the z that comes with a point (mvn)
+    given: np.ndarray | None = None  # float32 [N, n]: the z that comes with each row
+    channel: Given | None = None  # the same with what is known of it
     source: Images | None = None  # where the images come from; dropped once they are held, if it is an array itself
     exact_mi: float | None = None  # I(x; z) in nats, where z is given
     known: str | None = None  # the whole set's identity, where the source is dropped

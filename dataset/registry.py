@@ -19,14 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset import given, pairs
 from dataset.base import SPLITS, Dataset, Spec, cut, identity, recolour, resize, to_float
+from dataset.given import Recipe
 from utils import CommandError
 
 __all__ = ["SPECS", "SPLITS", "Dataset", "Spec", "identity", "load", "recolour", "resize", "stream", "to_float"]
 
 FILES = (
     "digits", "shapes3d", "mnist", "cifar10", "celeba", "ffhq", "chairs", "dsprites", "published_3dshapes", "folder",
-    "points",
+    "pairs", "points",
 )
 _MODULES = [importlib.import_module(f"dataset.{file}") for file in FILES]
 SPECS: dict[str, Spec] = {spec.name: spec for module in _MODULES for spec in module.SPECS}
@@ -37,7 +39,7 @@ HELD_COSTLY = 20_000  # ... if it is an array already, or has no more images tha
 
 
 def load(name: str, split: str, *, root: str | Path = "./data", size: int | None = None, channels: int | None = None,
-         dim: int | None = None, limit: int | None = None) -> Dataset:
+         dim: int | None = None, limit: int | None = None, z: Recipe | None = None) -> Dataset:
     """One split of a set.
 
     name      a key of SPECS
@@ -49,6 +51,7 @@ def load(name: str, split: str, *, root: str | Path = "./data", size: int | None
     channels  1 or 3 when not the set's own
     dim       `mvn` alone: coordinates of x and of z (2)
     limit     the first so many rows of the split
+    z         how the z that comes with images is made: labels of theirs, or nats that a pair shares
 
     Raises CommandError for an unknown set, files that are absent or broken, sizes or channels that make no sense.
     """
@@ -63,10 +66,22 @@ def load(name: str, split: str, *, root: str | Path = "./data", size: int | None
 
     labels = None if source.labels is None else source.labels[rows]
     dataset = Dataset(spec, split, rows, None, labels, source=source.images)
+    condition(dataset, z or Recipe())
     cheap = source.images.ready or len(rows) <= HELD_COSTLY
     if cheap and len(rows) * int(np.prod(dataset.shape)) <= HELD_BYTES:
         dataset.hold()
     return dataset
+
+
+def condition(dataset: Dataset, recipe: Recipe) -> None:
+    """Give a split of images the z that a recipe asks for."""
+    if dataset.spec.name in pairs.PARAMETERS:
+        channel = pairs.second(dataset.spec, dataset.rows, recipe.nats)
+    elif recipe.labels:
+        channel = given.of_labels(dataset.spec, dataset.labels, dataset.rows, recipe)
+    else:
+        return
+    dataset.channel, dataset.given, dataset.exact_mi = channel, channel.z, channel.exact_mi
 
 
 def _open(own: Spec, size: int | None, channels: int | None, root: Path):

@@ -16,6 +16,7 @@ import config as config_module
 import distributed
 from config import Command, Config
 from dataset import registry
+from dataset.given import spec_of
 from diffusion import Gaussian
 from experiment.prepare import half_of, shape_of
 from models import LatentDiffusion, build_model, schedule_for
@@ -54,7 +55,7 @@ def load_model(record: dict, config: Config, device: torch.device, path: Path) -
 
 def _build(config: Config, shape: tuple[int, ...], gaussian: Gaussian, network: dict | None, path: Path) -> nn.Module:
     """`build_model`, with a description of somebody's network that may be anything."""
-    spec = registry.SPECS[config.dataset]
+    spec = spec_of(registry.SPECS[config.dataset], config)
     if network is None:
         return build_model(config, spec, shape, gaussian)
     try:

@@ -8,6 +8,7 @@ from torch import nn
 import distributed
 from config import Config
 from dataset import registry
+from dataset.given import recipe_of, spec_of
 from diffusion import Gaussian
 from models import build_model
 from pretrained import denoiser
@@ -52,9 +53,10 @@ def shape_of(config: Config) -> tuple[int, ...]:
 
 def load_data(config: Config, split: str) -> registry.Dataset:
     """A named split of the experiment's data set, at the experiment's size."""
-    dim = config.a_dim if registry.SPECS[config.dataset].gives_z else None
+    spec = registry.SPECS[config.dataset]
+    dim = config.a_dim if spec.gives_z and spec.kind == "points" else None
     return registry.load(config.dataset, split, root=config.data_dir, size=config.input_size,
-                         channels=config.input_channels, dim=dim)
+                         channels=config.input_channels, dim=dim, z=recipe_of(config))
 
 
 def batches_of(dataset: registry.Dataset, batch_size: int, device, rows: range | None = None, workers: int = 0):
@@ -80,7 +82,8 @@ def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, devi
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.r_seed)
-        model = build_model(config, registry.SPECS[config.dataset], shape, gaussian.to(device), given=given)
+        spec = spec_of(registry.SPECS[config.dataset], config)
+        model = build_model(config, spec, shape, gaussian.to(device), given=given)
     for line in assumptions_of(model):
         distributed.say(f"assumed: {line}")
     return model.to(device)

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.given import channel_entropy
 from information.likelihood import Mean, average
 from rng import Rng
 
@@ -143,12 +144,6 @@ class Symbols:
         """log m - H(z|x) of each channel, summed: I(x; z) itself where what is sent is uniform."""
         return 0.0 if self.independent else sum(
             math.log(size) - channel_entropy(size, self.error) for size in self.sizes)
-
-
-def channel_entropy(size: int, error: float) -> float:
-    """H(z|x) of a symmetric channel over `size` values: H_b(e) + e log(size - 1), in nats."""
-    inside = [p * math.log(p) for p in (error, 1 - error) if p > 0]
-    return -sum(inside) + (error * math.log(size - 1) if size > 1 and error > 0 else 0.0)
 
 
 Rows = Normals | Symbols

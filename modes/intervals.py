@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiment import load_data
 from information.entries import of_entries
-from information.interval import Bracket, Normals, Rows, bracket
+from information.interval import Bracket, Normals, Rows, Symbols, bracket
 from modes.measuring import Sample, codes_of
 from modes.noisy_latent import NoisyLatent
 from regularisers import kl_to_normal
@@ -77,13 +78,22 @@ class Codes:
 
 def codes_of_model(trained, split: str) -> Codes:
     """Of the measured split, the training split and the validation split (of others where one of these is measured)."""
-    fit, choose = {"test": ("train", "val"), "val": ("train", "test"), "train": ("val", "test")}[split]
-    limits = {split: trained.config.num_images or MEASURED, fit: FITTED, choose: CHOSEN}
     found = []
-    for name, limit in limits.items():
+    for name, limit in splits_for(split, trained.config.num_images).items():
         sample = Sample.of(trained, name)
         found.append(codes_of(trained.model, replace(sample, count=min(limit, len(sample.dataset)))))
-    return Codes(*found, chosen_on=choose)
+    return Codes(*found, chosen_on=splits_of(split)[1])
+
+
+def splits_of(split: str) -> tuple[str, str]:
+    """Which splits the upper bounds are fitted to and chosen on, where this one is measured."""
+    return {"test": ("train", "val"), "val": ("train", "test"), "train": ("val", "test")}[split]
+
+
+def splits_for(split: str, count: int | None) -> dict[str, int]:
+    """split -> rows: the measured one's, and of those."""
+    fit, choose = splits_of(split)
+    return {split: count or MEASURED, fit: FITTED, choose: CHOSEN}
 
 
 def codes_of_file(path: Path, count: int | None, seed: int) -> Codes:
@@ -107,6 +117,28 @@ def codes_of_file(path: Path, count: int | None, seed: int) -> Codes:
 
     fit, choose = len(order) * 6 // 10, len(order) * 7 // 10
     return Codes((mean, logvar), part(slice(fit)), part(slice(fit, choose)), "a tenth of the rows", slice(choose, None))
+
+
+def given_latent(trained, sample: Sample) -> Latent:
+    """The z that comes with the data, bracketed where the data set knows its channel."""
+    dataset, config = sample.dataset, trained.config
+    count = min(len(dataset), config.num_images or MEASURED)
+    z = torch.from_numpy(dataset.given[:count]).to(trained.device)
+    if dataset.channel is None:
+        return Latent(z, None, None)
+    rows, fit, choose = (
+        channel_rows(load_data(config, name), limit)
+        for name, limit in splits_for(sample.split, config.num_images).items())
+    found = bracket(rows, fit, choose, chosen_on=splits_of(sample.split)[1], seed=config.r_seed)
+    return Latent(z, rows, found)
+
+
+def channel_rows(dataset, limit: int) -> Rows:
+    """The z of the first rows with what the data set knows of it."""
+    if dataset.channel.normal is not None:
+        return Normals(*(torch.from_numpy(part[:limit]).double() for part in dataset.channel.normal))
+    sent, came, sizes, error, independent = dataset.channel.classes
+    return Symbols(torch.from_numpy(sent[:limit]), torch.from_numpy(came[:limit]), sizes, error, independent)
 
 
 def latents_of(codes: Codes, taus: tuple[float, ...], seed: int, regular: bool) -> list[Latent]:

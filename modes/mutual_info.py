@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 import config as config_module
 import distributed
 import plots
 from config import Command, Config
 from experiment import Trained, open_trained
 from information.interval import check_order, check_taus
-from modes.intervals import Latent, codes_of_file, codes_of_model, latents_of
+from modes.intervals import Latent, codes_of_file, codes_of_model, given_latent, latents_of
 from modes.measuring import Sample, provenance
 from modes.usable import usable_information, why_not
 from utils import (
@@ -65,7 +63,8 @@ def measure_information(trained: Trained) -> None:
     split = config.split or "test"
     sample = Sample.of(trained, split)
     latents = latents_of_model(trained, sample)
-    record = {"mode": "mutual_info", **provenance(trained), "split": split, "exact_nats": sample.dataset.exact_mi}
+    record = {"mode": "mutual_info", **provenance(trained), "split": split, "exact_nats": sample.dataset.exact_mi,
+              "entropy_nats": sample.dataset.spec.entropy}
     record |= interval_record(latents)
     missing = why_not(config, model)
     if missing:
@@ -81,7 +80,7 @@ def latents_of_model(trained: Trained, sample: Sample) -> list[Latent]:
     """The latents that are measured, the least noisy first; where the data set gives z, that one."""
     config = trained.config
     if sample.dataset.given is not None:
-        return [Latent(torch.from_numpy(sample.dataset.given).to(trained.device), None, None)]
+        return [given_latent(trained, sample)]
     return latents_of(codes_of_model(trained, sample.split), config.tau, config.r_seed, config.prior == "regular")
 
 

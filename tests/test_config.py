@@ -124,6 +124,8 @@ def test_published_defaults():
     ("--model vanilla --denoiser iddpm --init_from x --schedule linear --diffusion_steps 1000",
      "vanilla/digits_linear_1000steps_iddpm"),
     ("--model vanilla --denoiser ddpm --init_from x", "vanilla/digits_ddpm"),
+    ("--dataset shapes3d --z_from floor_hue shape --z_noise 0.1", "shapes3d_14d_0.1mmd_floor_hue+shape_0.1znoise"),
+    ("--dataset blobs --pair_nats 3", "blobs_256d_0.1mmd_3nats"),
 ])
 def test_experiment_strings(words, name):
     made = config(words)
@@ -135,7 +137,8 @@ OTHER = {
     "mmd_kernel": "published", "is_bottleneck": True, "conditioning": "crossattn", "z_dropout": 0.1, "loss": "itd",
     "logsnr_loc": 1.0, "logsnr_scale": 2.0, "logsnr_clip": 4.0, "schedule": "cosine", "beta1": 0.0001, "betaT": 0.02,
     "diffusion_steps": 100, "denoiser": "mlp", "input_size": 16, "input_channels": 3, "unets_channels": 48,
-    "encoder_channels": 48, "tag": "b",
+    "encoder_channels": 48, "tag": "b", "z_from": ("shape",), "z_noise": 0.1, "z_code": "standardised",
+    "pair_nats": 1.0,
 }
 
 

@@ -197,6 +197,24 @@ def test_mutual_information_of_a_deterministic_encoder_is_a_curve_over_tau(tmp_p
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize(("flags", "truth"), [
+    (("--dataset", "blobs", "--pair_nats", "3"), 3.0),
+    (("--dataset", "rectangles", "--pair_nats", "0"), 0.0),
+    (("--dataset", "digits", "--z_from", "class"), None),
+])
+def test_the_interval_of_z_that_comes_with_images(tmp_path, flags, truth):
+    run = trained(tmp_path, "--mode", "mutual_info", *flags, "--unets_channels", "4", "--num_images", "500")
+    mutual_info.measure_information(run)
+    record = results(run, "mutual_info.json")
+    low, high = record["bracket_nats"]["interval"]
+    assert record["exact_nats"] == truth
+    if truth is not None:
+        assert low - 0.1 <= truth <= high + 0.1
+        assert high - low < 0.5
+    else:
+        assert 2.2 < low <= high < 2.35  # log 10, less a little for uneven classes
+
+
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_the_interval_of_a_file_of_codes(tmp_path, stochastic, monkeypatch, capsys):
     # Three standard normal entries with noise: the capacity is the truth, 3/2 log(1 + 1/tau^2).
