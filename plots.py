@@ -233,10 +233,30 @@ def information(record: dict, folder: str | Path) -> None:
         panel.axhline(0, color="black", linewidth=0.8)
         panel.legend(frameon=False, fontsize=8)
         save(figure, folder / "mutual_info_logsnr.png")
+    if record.get("by_logsnr"):
+        by_logsnr(record["by_logsnr"], folder / "information.png")
     if record["over_tau"]:
         over_tau(record["over_tau"], folder / "mutual_info_tau.png")
     if record.get("per_dimension_nats"):
         per_dimension(record, folder / "mutual_info_dimensions.png")
+
+
+def by_logsnr(found: dict[str, dict], path: str | Path) -> None:
+    """Lower bounds of I(x_a; z) over log-SNR a, exact curves dashed, and their slopes: where along a x tells z."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, curve in found.items():
+        _band(left, {**curve, "mean": curve["nats"]}, label=name)
+        if "exact" in curve:
+            left.errorbar(curve["logsnr"], curve["exact"], yerr=2 * np.asarray(curve["exact_se"]), fmt="k--",
+                          linewidth=1, capsize=2, label=f"{name}, exact")
+        _band(right, {"logsnr": curve["slope_at"], "mean": curve["slope"], "se": curve["slope_se"]}, label=name)
+    left.set(title="I(x_a; .), lower bounds", xlabel="log-SNR a", ylabel="nats")
+    right.set(title="slope: where x begins to tell it", xlabel="log-SNR a", ylabel="nats per unit of log-SNR")
+    left.legend(frameon=False, fontsize=8)
+    for panel in (left, right):
+        panel.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
 
 
 def over_tau(parts: list[dict], path: str | Path) -> None:

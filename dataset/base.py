@@ -58,6 +58,7 @@ class Given:
     exact_mi: float | None = None
     normal: tuple | None = None
     classes: tuple | None = None
+    columns: tuple[int, ...] = ()  # which labels those are
 
 
 class Images(Protocol):

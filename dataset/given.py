@@ -91,7 +91,8 @@ def of_labels(spec: Spec, labels: np.ndarray, rows: np.ndarray, recipe: Recipe) 
     elif spec.entropy is not None:  # labels of such a set are uniform
         exact = sum(math.log(size) - channel_entropy(size, recipe.error) for size in sizes.tolist())
     return Given(_coded(came, sizes, recipe.code), exact,
-                 classes=(sent, came, tuple(sizes.tolist()), recipe.error, independent))
+                 classes=(sent, came, tuple(sizes.tolist()), recipe.error, independent),
+                 columns=tuple(chosen))
 
 
 def _coded(values: np.ndarray, sizes: np.ndarray, code: str) -> np.ndarray:

@@ -75,12 +75,15 @@ class Normals:
     def log_pairs(self, others: Normals | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """(rows [B], log q(z_i|x_j) [B, M]) for all rows i, j being all of the M others (these rows themselves)."""
         others = others or self
-        precision = (-others.logvar).exp()
         centre = others.mean.mean(0)  # keeps the squares below small
         mean, z = others.mean - centre, self.z - centre
+        shared = bool((others.logvar == others.logvar[0]).all())  # one product of matrices, not two
+        precision = (-others.logvar[:1] if shared else -others.logvar).exp()
         constant = (mean.square() * precision + others.logvar + math.log(2 * math.pi)).sum(1)
+        weighted = (precision * mean).T.contiguous()
         for rows in _chunks(self, others):
-            yield rows, z[rows] @ (precision * mean).T - 0.5 * (z[rows].square() @ precision.T + constant)
+            squares = z[rows].square() @ precision.T  # [B, 1] or [B, M]
+            yield rows, z[rows] @ weighted - 0.5 * (squares + constant)
 
 
 @dataclass(frozen=True)

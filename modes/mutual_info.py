@@ -15,6 +15,7 @@ from config import Command, Config
 from experiment import Trained, open_trained
 from information.interval import check_order, check_taus
 from modes.intervals import Latent, codes_of_file, codes_of_model, given_latent, latents_of
+from modes.levels import curves
 from modes.measuring import Sample, provenance
 from modes.usable import usable_information, why_not
 from utils import (
@@ -66,6 +67,10 @@ def measure_information(trained: Trained) -> None:
     record = {"mode": "mutual_info", **provenance(trained), "split": split, "exact_nats": sample.dataset.exact_mi,
               "entropy_nats": sample.dataset.spec.entropy}
     record |= interval_record(latents)
+    if config.curve_steps:
+        if latents[0].bracket is not None:
+            report(record, result)
+        record["by_logsnr"] = curves(trained, sample, latents)
     missing = why_not(config, model)
     if missing:
         report({**record, "usable": f"not measured: {missing}"}, result)
@@ -118,6 +123,8 @@ def report(record: dict, path: Path) -> None:
     elif "usable" in record:
         print(f"usable information {record['usable']}")
     print(information_table(record))
+    if "by_logsnr" in record:
+        print(curve_table(record["by_logsnr"]))
     print(f"results: {path}", flush=True)
     plots.information(record, path.parent)
 
@@ -140,6 +147,20 @@ def information_table(record: dict) -> str:
     results = [[check["name"], "passed" if check["passed"] else "VIOLATED", check["detail"]]
                for check in record["checks"]]
     return text + ("\n\n" + markdown_table(["check", "result", "detail"], results) if results else "")
+
+
+def curve_table(found: dict[str, dict]) -> str:
+    """The curves of mutual_info.json over log-SNR: a row a log-SNR, a column a curve, the exact one beside it."""
+    head, columns = ["log-SNR"], []
+    for name, curve in found.items():
+        head.append(f"I(x_a; {name}) >=")
+        columns.append([f"{nats:.3f} +- {se:.3f}" for nats, se in zip(curve["nats"], curve["se"], strict=True)])
+        if "exact" in curve:
+            head.append("exact")
+            values = zip(curve["exact"], curve["exact_se"], strict=True)
+            columns.append([f"{nats:.3f} +- {se:.3f}" for nats, se in values])
+    first = [f"{a:.1f}" for a in next(iter(found.values()))["logsnr"]]
+    return markdown_table(head, [list(row) for row in zip(first, *columns, strict=True)])
 
 
 def _interval_cells(found: dict | None) -> list[str]:

@@ -215,6 +215,18 @@ def test_the_interval_of_z_that_comes_with_images(tmp_path, flags, truth):
         assert 2.2 < low <= high < 2.35  # log 10, less a little for uneven classes
 
 
+def test_the_curve_over_logsnr_of_codes_and_labels(tmp_path, capsys):
+    run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--num_images", "60", "--curve_steps", "2")
+    mutual_info.measure_information(run)
+    record = results(run, "mutual_info.json")
+    assert set(record["by_logsnr"]) == {"z, tau 1", "class"}
+    for curve in record["by_logsnr"].values():
+        assert len(curve["logsnr"]) == len(curve["nats"]) == len(curve["se"]) == len(curve["slope"]) + 1
+        assert "exact" not in curve
+    assert (config_module.folder(run.config, "results") / "information.png").stat().st_size > 1000
+    assert "I(x_a; class) >=" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_the_interval_of_a_file_of_codes(tmp_path, stochastic, monkeypatch, capsys):
     # Three standard normal entries with noise: the capacity is the truth, 3/2 log(1 + 1/tau^2).

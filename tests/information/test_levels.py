@@ -1,0 +1,82 @@
+"""The curve of I(x_a; z) over log-SNR: exact where the posterior is, and bounded from below by networks."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from information.levels import Critic, Heads, exact_levels, fit, measure, surprise
+from information.likelihood import average
+from rng import Rng
+
+POINTS = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 2.0]])
+GROUP = torch.tensor([0, 0, 1])
+
+
+def sampled(count, seed=0):
+    index = (Rng(seed, torch.arange(count)).uniform("point").double() * 3).long()
+    return index, POINTS[index], GROUP[index]
+
+
+def by_quadrature(level):
+    """I(x_a; group) of the three points: over a fine grid of the plane, x + e^(-a/2) n."""
+    side = torch.linspace(-12, 12, 301).double()
+    plane = torch.cartesian_prod(side, side)
+    variance = math.exp(-level)
+    density = torch.stack([torch.exp(-0.5 * (plane - point).square().sum(1) / variance) / (2 * math.pi * variance)
+                           for point in POINTS.double()], 1)
+    joint = torch.stack([density[:, :2].sum(1) / 3, density[:, 2] / 3], 1)
+    share = torch.tensor([2 / 3, 1 / 3]).double()
+    logs = (joint + 1e-200).log() - ((joint.sum(1, keepdim=True) + 1e-200) * share).log()
+    return ((joint * logs).sum() * (side[1] - side[0]) ** 2).item()
+
+
+def test_the_exact_curve_is_that_of_the_posterior():
+    levels = [-2.0, 0.0, 2.0]
+    index, _, z = sampled(6000)
+    found = exact_levels(POINTS, GROUP, torch.eye(2).double(), index, z, levels, seed=1)
+    for level, one in zip(levels, found, strict=True):
+        assert abs(one.mean - by_quadrature(level)) < 3 * one.se + 1e-3
+        assert one.se < 0.02
+    # Through a channel with error .2 the top of the curve is the channel's I.
+    mixing = torch.tensor([[0.8, 0.2], [0.2, 0.8]]).double()
+    z = torch.where(Rng(2, torch.arange(6000)).uniform("error") < 0.2, 1 - z, z)
+    top = exact_levels(POINTS, GROUP, mixing, index, z, [9.0], seed=1)[0]
+    out = np.array([2 / 3 * 0.8 + 1 / 3 * 0.2, 2 / 3 * 0.2 + 1 / 3 * 0.8])
+    truth = -(out * np.log(out)).sum() + 0.8 * math.log(0.8) + 0.2 * math.log(0.2)
+    assert abs(top.mean - truth) < 3 * top.se
+
+
+@pytest.mark.slow
+def test_classifier_and_critic_bound_it_from_below():
+    levels = [-3.0, 0.0, 3.0]
+    _, x, z = sampled(2000, seed=5)
+
+    def batch_at(index):
+        _, rows, labels = sampled(512, seed=7)
+        return rows[index], labels[index, None]
+
+    network = fit(Heads((2,), (2,), hidden=32), batch_at, 512, (-4.0, 4.0), 150, seed=0, batch=96, learning_rate=5e-3)
+    nats = measure(network, x, z[:, None], levels, seed=3) + surprise(z[:, None])
+    for level, values in zip(levels, nats[:, :, 0], strict=True):
+        one, truth = average(values), by_quadrature(level)
+        assert one.mean < truth + 3 * one.se
+        assert one.mean > truth - 0.08 - 3 * one.se
+
+    def as_codes(index):
+        rows, labels = batch_at(index)
+        return rows, labels.float()
+
+    critic = fit(Critic((2,), 1, hidden=32), as_codes, 512, (-4.0, 4.0), 150, seed=0, batch=96, learning_rate=5e-3)
+    nats = measure(critic, x, z[:, None].float(), levels, seed=3)[:, :, 0]
+    top = average(nats[2])
+    assert by_quadrature(3.0) - 0.15 < top.mean < by_quadrature(3.0) + 3 * top.se
+    assert average(nats[0]).mean < 0.2
+
+
+def test_surprise_is_the_entropy_of_the_labels_at_hand():
+    z = torch.tensor([[0, 1], [0, 1], [1, 1], [2, 0]])
+    entropy = surprise(z).mean(0)
+    assert entropy[0].item() == 1.5 * math.log(2)
+    assert entropy[1].item() < math.log(2)
