@@ -326,6 +326,8 @@ class Config:
                                   unset="the model's own")
 
     # Where things are and what runs them
+    from_: str | None = flag(None, "folder of an experiment, or a checkpoint: in place of the model's flags",
+                             unset="the model's flags name it")
     data_dir: str = flag("./data", "folder of the data sets")
     model_folder: str = flag("./models", "root of the checkpoints")
     img_folder: str = flag("./imgs", "root of the pictures")
@@ -392,7 +394,23 @@ def folder(config: Config, root: str) -> Path:
     """The experiment's folder below the root 'models', 'imgs', 'logs' or 'results'."""
     roots = {"models": config.model_folder, "imgs": config.img_folder,
              "logs": config.log_folder, "results": config.result_folder}
+    if root == "models" and config.from_:
+        return Path(config.from_) if Path(config.from_).is_dir() else Path(config.from_).parent
     return Path(roots[root]) / config.experiment
+
+
+def words_of(config: Config, kinds: tuple[str, ...]) -> list[str]:
+    """The flags of these kinds that are not at their defaults, as they would be typed."""
+    words = []
+    for item in fields(Config):
+        value = getattr(config, item.name)
+        if item.metadata["kind"] not in kinds or value == item.default:
+            continue
+        if isinstance(item.default, bool):
+            words.append(f"--{item.name}" if value else f"--no-{item.name}")
+        else:
+            words += [f"--{item.name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return words
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -459,8 +477,9 @@ def _add_flag(parser, item, shown: bool) -> None:
         options["action"] = "store_true"
     elif "choices" not in options:
         options["metavar"] = _METAVARS.get(getattr(options.get("type"), "__name__", ""), "WORD")
-    parser.add_argument(f"--{item.name}", *_ALSO.get(item.name, []), dest=item.name, default=argparse.SUPPRESS,
-                        help=text if shown else argparse.SUPPRESS, **options)
+    names = [f"--{item.name.rstrip('_')}", *_ALSO.get(item.name, [])]
+    parser.add_argument(*names, dest=item.name, default=argparse.SUPPRESS, help=text if shown else argparse.SUPPRESS,
+                        **options)
 
 
 _METAVARS = {"whole number": "N", "number": "X"}

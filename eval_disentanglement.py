@@ -183,6 +183,10 @@ def _choose_metrics(files: list[Latents], own: argparse.Namespace, command: conf
 
 
 def _run(argv: list[str]) -> None:
+    if "--from" in argv:
+        from experiment import expand_from
+
+        argv = expand_from(argv)
     command, own = configuration.parse(argv, PROG, registry.SPECS, extra=_flags)
     cfg = command.config
     experiment = configuration.folder(cfg, "models") / "latents.npz"

@@ -88,6 +88,10 @@ def _run(argv: list[str]) -> int:
     if not argv or argv in (["--help"], ["-h"]):
         print(overview())
         return 0
+    if "--from" in argv:
+        from experiment import expand_from
+
+        argv = expand_from(argv)
     command = config_module.parse(argv, "run.py", registry.SPECS)
     check_served(command)
     if command.config.dry_run:

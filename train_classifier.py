@@ -248,6 +248,10 @@ def _train_images(command: configuration.Command, own) -> None:
 
 
 def _run(argv: list[str]) -> None:
+    if "--from" in argv:
+        from experiment import expand_from
+
+        argv = expand_from(argv)
     command, own = configuration.parse(argv, PROG, registry.SPECS, extra=_flags)
     if own.images:
         _train_images(command, own)

@@ -11,6 +11,7 @@ hold, `autoencoder` z and x_T there and back, `pictures` a user's images, `train
 from experiment.autoencoder import Autoencoder, slerp
 from experiment.checkpoint import (
     checkpoints,
+    expand_from,
     find_checkpoint,
     is_plain,
     meant,
@@ -34,7 +35,7 @@ from experiment.trained import Trained, load, open_latent, open_trained
 
 __all__ = [
     "Autoencoder", "Trained", "assumptions_of", "batches_of", "build_fresh", "checkpoints", "compile_networks",
-    "describe_network", "find_checkpoint", "fit_gaussian", "half_of", "is_plain", "load", "load_data", "meant",
-    "open_latent", "open_record", "open_trained", "pick_device", "refuse_other_data", "refuse_stale", "shape_of",
-    "slerp",
+    "describe_network", "expand_from", "find_checkpoint", "fit_gaussian", "half_of", "is_plain", "load",
+    "load_data", "meant", "open_latent", "open_record", "open_trained", "pick_device", "refuse_other_data",
+    "refuse_stale", "shape_of", "slerp",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 import os
 import re
@@ -117,7 +118,38 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
         return there[0]
     if (folder / "last.pth").exists():
         return folder / "last.pth"
-    raise CommandError(f"no checkpoint in {folder}: run --mode train with the same flags first")
+    raise CommandError(f"no checkpoint in {folder}: run --mode train with the same flags first{_others_near(folder)}")
+
+
+def _others_near(folder: Path) -> str:
+    """'; there is ...' with the experiments beside a folder that are most like it by name, and their flags."""
+    there = {path.parent.name: path for path in folder.parent.glob("*/*.pth")
+             if path.name == "last.pth" or path in checkpoints(path.parent)}
+    said = []
+    for name in difflib.get_close_matches(folder.name, list(there), 3, 0.0):
+        with contextlib.suppress(CommandError):  # a broken one is nothing to propose
+            said.append(f"{name} ({' '.join(config_module.words_of(stored_config(there[name]), ('model',)))})")
+    return "; there is " + ", ".join(said) if said else ""
+
+
+def stored_config(path: Path) -> Config:
+    """The config in a checkpoint, or in the newest of a folder. Raises CommandError where there is none."""
+    path = find_checkpoint(path, None) if path.is_dir() else path
+    return config_module.from_stored(load_checkpoint(path).get("config"), path)
+
+
+def expand_from(argv: list[str]) -> list[str]:
+    """A command line with `--from PATH` before which stand the flags of the model in PATH (to train, training's too).
+
+    Raises CommandError for a path without a checkpoint.
+    """
+    if "--from" not in argv[:-1]:
+        return argv
+    path = Path(argv[argv.index("--from") + 1])
+    mode = argv[argv.index("--mode") + 1] if "--mode" in argv[:-1] else "train"
+    stored = stored_config(path)
+    kinds = ("model", "training") if mode == "train" else ("model",)
+    return [*config_module.words_of(stored, kinds), *argv]  # what is typed wins, and is compared later
 
 
 def best_checkpoint(folder: Path, given: frozenset[str]) -> Path:
@@ -146,6 +178,8 @@ def _named(command: Command) -> Path:
     """The checkpoint that a command line names. Raises CommandError where it is not there."""
     _, config, given = command
     folder = config_module.folder(config, "models")
+    if config.from_ and Path(config.from_).is_file():
+        return Path(config.from_)
     if config.best:
         return best_checkpoint(folder, given)
     return find_checkpoint(folder, config.epochs if "epochs" in given else None)

@@ -121,6 +121,10 @@ def draw_curves(plots, rows: list[dict], floor: float, path: Path, title: str) -
 
 
 def _run(argv: list[str]) -> None:
+    if "--from" in argv:
+        from experiment import expand_from
+
+        argv = expand_from(argv)
     command, own = config_module.parse(["--mode", "eval", *argv], PROG, registry.SPECS, extra=_flags)
     if command.config.model == "vae":
         raise CommandError("--model vae has no sampler: diff or vanilla")

@@ -65,7 +65,7 @@ class Run(NamedTuple):
 def _typed(item, value) -> list[str]:
     if isinstance(item.default, bool):
         return [f"--{item.name}" if value else f"--no-{item.name}"]
-    return [f"--{item.name}", *map(str, value if isinstance(value, tuple) else [value])]
+    return [f"--{item.name.rstrip('_')}", *map(str, value if isinstance(value, tuple) else [value])]
 
 
 def swept_flags() -> dict[str, object]:

@@ -1,5 +1,8 @@
 """A model from Python: `load`, and what can be asked of it; the same numbers as the modes."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
@@ -120,3 +123,40 @@ def test_what_is_no_picture_is_refused_by_what_it_is(model, images, culprit):
     with pytest.raises(CommandError) as caught:
         model.batch(images)
     assert culprit in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In place of the model's flags
+
+
+@pytest.mark.parametrize("path", [EXP, f"{EXP}/model-1.pth", "vanilla/digits_4steps_4unet"])
+def test_a_folder_stands_for_the_flags_of_its_model(place, path, capsys):
+    assert run.main(f"--mode eval --from models/{path} --sampling_number 1 --img_folder from --device cpu".split()) == 0
+    name = path.removesuffix("/model-1.pth")
+    assert f"models/{name}/model-1.pth" in capsys.readouterr().out
+    assert Path(f"from/{name}/eval/sample-000000.png").is_file()
+
+
+def test_a_folder_of_another_name_is_found_and_a_contradiction_is_refused(place, capsys):
+    shutil.copytree(f"models/{EXP}", "copies/mine")
+    assert run.main(["--mode", "save_latent", "--from", "copies/mine", "--num_images", "3", "--device", "cpu"]) == 0
+    assert Path("copies/mine/latents.npz").is_file()
+    assert run.main(["--mode", "save_latent", "--from", "copies/mine", "--a_dim", "3", "--device", "cpu"]) == 2
+    assert "--a_dim 3 contradicts copies/mine" in capsys.readouterr().err
+    assert run.main(["--mode", "eval", "--from", "copies"]) == 2
+    assert "no checkpoint in copies" in capsys.readouterr().err
+
+
+def test_training_goes_on_from_a_folder(place, capsys):
+    words = "--mode train --dataset line --model vanilla --unets_channels 4 --diffusion_steps 4 --device cpu " \
+            "--batch_size 4000 --epochs 1 --learning_rate 1e-3 --sampling_number 2"
+    assert run.main(words.split()) == 0
+    words = "--mode train --from models/vanilla/line_4steps_4unet --epochs 2 --sampling_number 2 --device cpu"
+    assert run.main(words.split()) == 0
+    assert "extended from 1 to 2 epochs" in capsys.readouterr().out
+
+
+def test_a_missing_checkpoint_names_what_is_like_it(place, capsys):
+    assert run.main(["--mode", "eval", "--dataset", "digits", "--a_dim", "3", "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert EXP in err and "--a_dim 2" in err
