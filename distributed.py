@@ -13,6 +13,8 @@ from torch import Tensor
 
 LIMIT = datetime.timedelta(minutes=10)  # that a process is waited for where all are at the same step
 PARTING = 1.0  # seconds
+GRACE = 20.0  # seconds that the others are waited for after a signal: the launcher kills after 30
+signalled: float | None = None  # when this process was told to stop
 _store = None  # shared by all processes; to wait without a limit
 _met = 0  # how often they have met at `barrier`
 
@@ -28,8 +30,8 @@ def start(device: torch.device) -> None:
                                 timeout=LIMIT)
 
 
-def stop() -> None:
-    """Leave the process group. Its first process, which may serve the store, gives the others time to leave before."""
+def part_ways() -> None:
+    """After work that ended well: the first process, which may serve the store, gives the others time to leave it."""
     if not dist.is_initialized():
         return
     with contextlib.suppress(RuntimeError):  # the others may be gone
@@ -38,7 +40,11 @@ def stop() -> None:
         end = time.monotonic() + PARTING
         while is_main() and _store.add("left", 0) < world() - 1 and time.monotonic() < end:
             time.sleep(0.01)
-    dist.destroy_process_group()
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -77,6 +83,8 @@ def barrier() -> None:
     _met += 1
     arrived, pause = _store.add(f"{_met}", 1), 0.001
     while arrived < world():
+        if signalled is not None and time.monotonic() - signalled > GRACE:
+            raise dist.DistError("another process has not come")  # it is gone, or has long work to do
         time.sleep(pause)
         pause = min(2 * pause, 0.2)
         arrived = _store.add(f"{_met}", 0)

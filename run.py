@@ -113,6 +113,7 @@ def execute(command: Command) -> int:
         return 0
     try:
         function_of(command.mode)(command)
+        distributed.part_ways()
     except Interrupted as stop:
         if distributed.is_main():
             print(f"run.py: {stop}", file=sys.stderr)

@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,10 +134,12 @@ class Stepper:
         self.ema.load_state_dict(state["ema"])
         own = self.optimizer.state_dict()
         moments = state["optimizer"]["state"]
+        if not isinstance(moments, dict):
+            raise ValueError("no moments")
         for number, parameter in enumerate(self.optimizer.param_groups[0]["params"]):
             shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
             for name, shape in shapes.items() if state["step"] else ():  # before the first step there are none
-                value = moments[number][name]
+                value = dict(moments[number])[name]
                 if not is_plain(value) or value.shape != shape or not value.isfinite().all():
                     raise ValueError(f"{name} of parameter {number}")
         # Rates and decays are the config's own.
@@ -161,11 +164,12 @@ class Interrupts:
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        distributed.signalled = None
 
     def _note(self, number: int, _frame) -> None:
         if self.signal is not None:
             os._exit(128 + number)
-        self.signal = number
+        self.signal, distributed.signalled = number, time.monotonic()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -305,6 +309,7 @@ class Run:
     def _open_board(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        threading.excepthook = _quiet_on_disk_errors  # of its thread; `_log` reports them
         self.board = SummaryWriter(str(self.metrics.parent), purge_step=self.stepper.step + 1)
 
     def _log(self, line: dict) -> None:
@@ -315,14 +320,21 @@ class Run:
         except OSError as error:
             raise CommandError(f"cannot write {self.metrics}: {error.strerror or error}") from error
         if self.board is not None:
-            for part in ("train", "val"):
-                for name, value in line.get(part, {}).items():
-                    self.board.add_scalar(f"{part}/{name}", value, line["step"])
-            if "fid" in line:
-                self.board.add_scalar("val/fid", line["fid"], line["step"])
-            if "curve" in line:
-                self.board.add_figure("val/error curve", plots.error_curve(line["curve"]), line["step"])
-            self.board.flush()
+            try:
+                self._show_on_board(line)
+            except OSError as error:
+                raise CommandError(f"cannot write TensorBoard's events in {self.metrics.parent}: "
+                                   f"{error.strerror or error}") from None
+
+    def _show_on_board(self, line: dict) -> None:
+        for part in ("train", "val"):
+            for name, value in line.get(part, {}).items():
+                self.board.add_scalar(f"{part}/{name}", value, line["step"])
+        if "fid" in line:
+            self.board.add_scalar("val/fid", line["fid"], line["step"])
+        if "curve" in line:
+            self.board.add_figure("val/error curve", plots.error_curve(line["curve"]), line["step"])
+        self.board.flush()
 
     def save(self, name: str) -> None:
         """Write a checkpoint: everything that going on needs. A diverged state is refused, and replaces nothing."""
@@ -349,10 +361,15 @@ class Run:
         self.sums, self.best = record["sums"], record.get("best", math.inf)
         if self.metrics.exists() and distributed.is_main():
             lines = self.metrics.read_bytes().splitlines(True)
-            kept = [line for line in lines if _step_of(line) <= self.stepper.step]
+            kept = [line.rstrip(b"\n") + b"\n" for line in lines if _step_of(line) <= self.stepper.step]
             if kept != lines:
                 with atomic(self.metrics) as temporary:
                     temporary.write_bytes(b"".join(kept))
+
+
+def _quiet_on_disk_errors(failure) -> None:
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 class Interrupted(Exception):

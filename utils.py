@@ -193,10 +193,11 @@ def _lock(folder: Path):
                     break
             os.close(number)  # its last holder has just deleted it: take the next one
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        os.ftruncate(number, 0)
-        os.pwrite(number, f"process {os.getpid()} on {platform.node()}, since {since}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: what is held is the lock, not its text
+            os.ftruncate(number, 0)
+            os.pwrite(number, f"process {os.getpid()} on {platform.node()}, since {since}\n".encode(), 0)
     except OSError as error:
-        raise CommandError(f"cannot lock {path}: {error.strerror or error}") from None
+        raise CommandError(f"cannot write {path}: {error.strerror or error}") from None
     _locks.add(number)
     try:
         yield
@@ -286,7 +287,8 @@ class OwnFolder:
         for path in paths:
             path.unlink(missing_ok=True)
         left = {path.name for path in self.folder.glob("*")} if self.folder.is_dir() else set()
-        made = {name: digests for name, digests in self._made().items() if name in left}
+        made = {name: digests if len(digests) == 1 else digests & {_sha256(self.folder / name)}
+                for name, digests in self._made().items() if name in left}
         if made:
             with atomic(self.list) as temporary:
                 temporary.write_text("".join(f"{digest}  {name}\n" for name in made for digest in made[name]))

@@ -46,7 +46,7 @@ def shape_of(config: Config) -> tuple[int, ...]:
     """(C, H, W) of an experiment's images, or (n,) of its points."""
     spec = registry.SPECS[config.dataset]
     if spec.kind == "points":
-        return (config.a_dim if config.dataset == "mvn" else spec.size,)
+        return (config.a_dim if spec.gives_z else spec.size,)
     size = config.input_size or spec.size
     return config.input_channels or spec.channels, size, size
 

@@ -183,3 +183,49 @@ def test_modes_that_are_not_shared_are_one_process_s(tmp_path, monkeypatch):
     assert out.count("latents of digits") == 1
     with np.load(next(tmp_path.rglob("latents.npz"))) as latents:
         assert len(latents["all_a"]) == len(latents["all_attr"]) > 100
+
+
+LOGGED = POINTS.replace("--max_steps 40", "--epochs 2 --save_minutes 1e-9").replace("--batch_size 100",
+                                                                                 "--batch_size 2000")
+
+
+@pytest.mark.slow
+def test_a_resumed_epoch_logs_what_an_uncut_one_logs(tmp_path, monkeypatch):
+    """The running sums of both processes are stored, not rank 0's for both."""
+    one, two = folders(tmp_path)
+    status, _, err = torchrun(LOGGED, one)
+    assert status == 0, err
+    cut = launch(LOGGED.replace("--epochs 2", "--epochs 2 --display_epochs 9"), two)
+    wait_for(two, "last.pth", cut)
+    cut.send_signal(signal.SIGTERM)
+    cut.communicate(timeout=300)
+    reached = last(two)["step"]
+    assert reached % (last(two)["rows"] // 2000), "the cut has to be within an epoch"
+    status, out, err = torchrun(LOGGED, two)
+    assert status == 0 and "going on at step" in out, err
+    logs = [[json.loads(line) for line in next((folder / "logs").rglob("metrics.jsonl")).read_text().splitlines()]
+            for folder in (one, two)]
+    for a, b in zip(*logs, strict=True):
+        assert a["train"] == pytest.approx(b["train"], rel=1e-12) and a["val"] == pytest.approx(b["val"], rel=1e-12)
+
+
+SLOW_VALIDATION = """
+import datetime, sys, time
+import distributed, run, training
+distributed.LIMIT = datetime.timedelta(seconds=3)
+validation = training.validation
+training.validation = lambda *args: time.sleep(8) or validation(*args)
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_validation_that_takes_longer_than_the_limit_of_the_group_is_waited_for(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(SLOW_VALIDATION)
+    order = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program),
+             *POINTS.replace("--max_steps 40", "--max_steps 90").split()]
+    done = subprocess.run(order, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)})
+    assert done.returncode == 0, done.stderr
+    assert last(tmp_path)["step"] == 90

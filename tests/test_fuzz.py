@@ -1,20 +1,27 @@
 """Whatever is typed: a config, or one line. And whatever a config is, its name is a folder below the root."""
 
 import argparse
+import copy
+import os
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pytest
+import tiny
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eval_disentanglement
 import run
 import train_classifier
+import training
 from config import MODES, Config, folder, parse, to_dict
 from dataset import registry
+from experiment import open_trained
 from metrics import fid
-from utils import CommandError
+from utils import UNREADABLE, CommandError, load_checkpoint
 
 FIELDS = {item.name: item for item in fields(Config)}
 NUMBERS = st.one_of(
@@ -139,3 +146,85 @@ def test_any_statistics_file_gives_a_distance_or_one_line(tmp_path_factory, arra
     dims = len(found.mean)
     distance = fid.frechet_distance(found.mean, found.covariance, np.zeros(dims), np.eye(dims))
     assert np.isfinite(distance) and distance > -1e-3 * (1 + abs(found.covariance).max())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stored checkpoints
+
+ODD = [None, True, -5, 0, 10**18, 2.5, float("nan"), float("inf"), "", "x", "../../..", "/x", "a\nb", b"\xff", [], [1],
+       ["2"], {}, {"a": 1}, {1: 2}, (), torch.zeros(0), torch.full((2,), torch.nan), torch.zeros(1).expand(10**12),
+       torch.zeros(2, dtype=torch.complex64), torch.zeros(3).to_sparse(), torch.zeros(2, device="meta"),
+       torch.tensor(True)]
+
+
+def places(value, at=()):
+    """The path of every value of a nested record."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*at, key)
+            yield from places(inner, (*at, key))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """(path of a sound checkpoint, its record, the places in it)"""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("stored"))
+    try:
+        path = tiny.checkpoint("--dataset line --kld_weight 0.1").absolute()
+    finally:
+        os.chdir(before)
+    record = load_checkpoint(path)
+    record["optimizer"]["state"] = {
+        number: {"step": torch.tensor(1.0), "exp_avg": torch.zeros_like(value), "exp_avg_sq": torch.zeros_like(value)}
+        for number, value in enumerate(record["model"].values())}
+    return path, record, sorted(places(record), key=str)
+
+
+def mutated(record: dict, where: tuple, change) -> dict:
+    """A copy with the value at a place changed, or taken out where `change` is 'gone'."""
+    made = copy.copy(record)
+    inner = made
+    for key in where[:-1]:
+        inner[key] = copy.copy(inner[key])
+        inner = inner[key]
+    if isinstance(change, str) and change == "gone":
+        del inner[where[-1]]
+    else:
+        inner[where[-1]] = change
+    return made
+
+
+def outcome(path: Path, record: dict) -> str:
+    """What becomes of a checkpoint that is opened to be used, and to train on: one line, or 'used'."""
+    spoilt = path.with_name("model-2.pth")
+    torch.save(record, spoilt)
+    words = "--mode eval --dataset line --kld_weight 0.1 --unets_channels 4 --encoder_channels 4 --diffusion_steps 4"
+    command = parse([*words.split(), "--a_dim", "2", "--device", "cpu", "--model_folder", str(path.parents[1])],
+                    "run.py", registry.SPECS)
+    try:
+        trained = open_trained(command)
+        training.Stepper(trained.model, trained.stored, trained.device).load(load_checkpoint(spoilt))
+    except CommandError as error:
+        return str(error)
+    except UNREADABLE as error:  # what Run.resume turns into a line
+        return f"no state: {type(error).__name__}"
+    finally:
+        spoilt.unlink()
+    return "used"
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.data())
+def test_a_stored_checkpoint_with_any_field_changed_is_used_or_one_line(stored, data):
+    path, record, found = stored
+    where = data.draw(st.sampled_from(found))
+    change = data.draw(st.sampled_from([*ODD, "gone"]))
+    said = outcome(path, mutated(record, where, change))
+    assert said and len(said) < 600 and "weights_only" not in said
+    assert [p.name for p in path.parent.iterdir()] == ["model-1.pth"]  # nothing was written
+
+
+def test_an_unchanged_checkpoint_is_used(stored):
+    path, record, _ = stored
+    assert outcome(path, record) == "used"

@@ -18,7 +18,7 @@ import training
 from dataset import registry
 from experiment import build_fresh, fit_gaussian
 from rng import Rng
-from utils import load_checkpoint
+from utils import load_checkpoint, locked
 
 ROOT = Path(__file__).parents[1]
 ROWS, BATCH = 38, 16  # two steps an epoch, and six rows left over
@@ -301,6 +301,81 @@ def test_a_checkpoint_says_what_it_is():
     assert (record["kind"], record["epoch"], record["step"], record["unit"]) == ("vanilla", 1, 2, "mean squared error")
     assert record["config"]["unets_channels"] == 8 and record["shape"] == [2]
     assert set(record) >= {"model", "ema", "optimizer", "gaussian", "format"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What lies in the folders
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b"5", b"\xff\xfe", b'{"step": "x"}', b'{"step": 1}', b"", b"[" * 5000])
+def test_a_log_with_other_lines_in_it_is_gone_on_with_and_drawn(line, monkeypatch, tmp_path):
+    assert train(f"{VANILLA} --epochs 1") == 0
+    log = Path("logs", VANILLA_EXP, "metrics.jsonl")
+    log.write_bytes(line + b"\n" + log.read_bytes() + line)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert len(training.plots.read_log(log)) == 1
+    training.plots.training_curve(log, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 1000
+    monkeypatch.setattr(training, "load_data", lambda config, split: part(config.dataset, split))
+    monkeypatch.setattr(training, "show_samples", lambda *_: None)
+    assert train(f"{VANILLA} --epochs 2") == 0
+    assert [line["epoch"] for line in training.plots.read_log(log)] == [1, 2]
+
+
+def test_a_fifo_in_place_of_the_log_is_one_line(capsys):
+    folder = Path("logs", VANILLA_EXP)
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "metrics.jsonl")
+    assert train(VANILLA) == 2
+    assert "metrics.jsonl is not a file" in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_in_its_last_picture_draws_it_when_it_is_called_again(monkeypatch):
+    drawn = []
+
+    def stopped(metrics, path):
+        raise Killed
+
+    monkeypatch.setattr(training.plots, "training_curve", stopped)
+    with pytest.raises(Killed):
+        train(f"{VANILLA} --epochs 1")
+    monkeypatch.setattr(training.plots, "training_curve", lambda metrics, path: drawn.append(path))
+    assert train(f"{VANILLA} --epochs 1") == 0
+    assert drawn == [Path("imgs", VANILLA_EXP, "train", "curve.png")]
+
+
+def test_partial_pictures_of_a_killed_run_are_swept(monkeypatch):
+    left = Path("imgs", VANILLA_EXP, "train", ".curve.999999999.partial.png")
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    assert train(f"{VANILLA} --epochs 1") == 0
+    assert not left.exists()
+
+
+def test_two_trainings_do_not_share_a_folder_of_checkpoints_or_of_logs(capsys):
+    for place in ("models", "logs"):
+        with locked(Path(place, VANILLA_EXP)):
+            assert train(VANILLA) == 2
+        assert f"{VANILLA_EXP} is in use by another run (process {os.getpid()} on" in capsys.readouterr().err
+    assert not list(Path().rglob("*.pth"))
+
+
+@pytest.mark.parametrize("error", [training.CommandError("12.png cannot be read"),
+                                   training.RunError("a reader was killed")])
+def test_where_a_batch_cannot_be_read_what_was_trained_is_saved(error, monkeypatch, capsys):
+    batches = training.Run._batches
+
+    def broken(self):
+        for number, batch in enumerate(batches(self)):
+            if number == 3:
+                raise error
+            yield batch
+
+    monkeypatch.setattr(training.Run, "_batches", broken)
+    assert train(VANILLA) in (1, 2)
+    said = capsys.readouterr()
+    assert str(error) in said.err and "last.pth, step 3" in said.out and last()["step"] == 3
 
 
 # ---------------------------------------------------------------------------------------------------------------------

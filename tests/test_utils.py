@@ -2,9 +2,13 @@
 
 import errno
 import json
+import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +17,18 @@ import torch
 
 from utils import (
     CommandError,
+    OwnFolder,
+    RunError,
     atomic,
     check_writable,
+    exit_status,
     file_hash,
     load_checkpoint,
+    locked,
     read_json,
     read_npz,
     save_checkpoint,
+    sweep,
     write_json,
     write_npz,
 )
@@ -174,3 +183,167 @@ def test_flags_and_files_are_checked_without_torch():
 def test_a_result_is_readable_by_anyone(tmp_path):
     write_json(tmp_path / "r.json", {"nll_nats": 1.5})
     assert json.loads((tmp_path / "r.json").read_text())["nll_nats"] == 1.5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One writer a folder, and whose files are deleted
+
+HOLDER = """
+import sys, time
+from utils import locked
+with locked("a"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_writer_hears_who_is_at_work_and_a_killed_one_holds_nothing(in_tmp):
+    with locked("a", "b"):
+        with pytest.raises(CommandError, match=rf"a is in use .*process {os.getpid()} on .* since 20"), locked("a"):
+            pass
+        with locked("c"):
+            pass
+    with locked("a"):
+        pass
+    assert not list(in_tmp.iterdir())  # nothing is left behind
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(CommandError, match=f"process {holder.pid} "), locked("a"):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked("a"):
+        pass
+
+
+def test_a_forked_child_does_not_hold_its_parents_lock(in_tmp):
+    with locked("a"):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with locked("a"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.fixture
+def own(tmp_path):
+    folder = OwnFolder(tmp_path / "imgs")
+    for k in range(3):
+        folder.write(f"{k}.png", bytes([k]) * 5)
+    return folder
+
+
+def test_what_a_program_made_is_its_own_and_a_person_can_check_the_list(own):
+    assert {path.name for path in own.own("[!.]*")} == {"0.png", "1.png", "2.png"}
+    assert subprocess.run(["sha256sum", "-c", "--quiet", ".SHA256SUMS"], cwd=own.folder).returncode == 0
+    own.write("0.png", b"another")
+    own.forget([own.folder / "1.png"])
+    assert {path.name for path in own.own("[!.]*")} == {"0.png", "2.png"}
+    assert subprocess.run(["sha256sum", "-c", "--quiet", ".SHA256SUMS"], cwd=own.folder).returncode == 0
+
+
+@pytest.mark.parametrize("foreign", [
+    lambda folder: (folder / "holiday.png").write_bytes(b"mine"),
+    lambda folder: (folder / "1.png").write_bytes(b"edited"),
+    lambda folder: (folder / "below").mkdir(),
+    lambda folder: ((folder / "1.png").unlink(), (folder / "1.png").symlink_to(folder / "0.png")),
+    lambda folder: (folder / "7.png").symlink_to("nowhere"),
+    lambda folder: os.mkfifo(folder / "7.png"),
+    lambda folder: (folder / ".SHA256SUMS").unlink(),
+    lambda folder: (folder / ".SHA256SUMS").write_bytes(b"\xff\xfe garbled"),
+])
+def test_what_a_person_put_there_changed_or_linked_is_no_program_s_own(own, foreign):
+    foreign(own.folder)
+    before = sorted(path.name for path in own.folder.iterdir())
+    with pytest.raises(CommandError, match="move it away"):
+        own.own("[!.]*")
+    assert sorted(path.name for path in own.folder.iterdir()) == before
+
+
+def test_a_linked_folder_is_no_program_s_own(own, tmp_path):
+    (tmp_path / "link").symlink_to(own.folder)
+    (tmp_path / "dead").symlink_to("nowhere")
+    for name in ("link", "dead"):
+        with pytest.raises(CommandError, match="is a link"):
+            OwnFolder(tmp_path / name).own()
+
+
+def test_only_partial_files_of_processes_that_are_gone_are_swept(tmp_path):
+    names = [".a.999999999.partial.png", "deep/.b.999999999.partial", ".notes.partial.txt", ".c.1.partial.png", "d.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    sweep(tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(names[2:])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a file may ask for
+
+
+def test_a_compressed_checkpoint_is_refused_before_it_is_inflated(tmp_path):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, {"w": torch.zeros(2_000_000)})
+    small = tmp_path / "small.pth"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    assert small.stat().st_size < 100_000
+    with pytest.raises(CommandError, match="compressed"):
+        load_checkpoint(small)
+
+
+@pytest.mark.parametrize("value", [Path("x"), object])
+def test_torch_s_advice_to_trust_a_file_reaches_nobody(tmp_path, value):
+    path = tmp_path / "last.pth"
+    torch.save({"format": 1, "value": value}, path)
+    with pytest.raises(CommandError) as caught:
+        load_checkpoint(path)
+    assert "more than tensors" in str(caught.value) and "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[1]", "5", "null", "{", '{"a": ' * 100_000, "\udcff"])
+def test_json_that_is_no_object_is_one_line(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(CommandError, match="a.json"):
+        read_json(path)
+
+
+def test_a_fifo_is_no_json_file_and_a_long_name_no_folder(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(CommandError, match="not a file"):
+        read_json(tmp_path / "fifo")
+    for name in (tmp_path / ("x" * 300), tmp_path / ("x" * 300) / "below"):
+        with pytest.raises(CommandError, match="more than 255 bytes"):
+            check_writable(name)
+
+
+@pytest.mark.parametrize("error, status, word", [
+    (CommandError("--a is\nwrong"), 2, "error: --a is wrong"), (RunError("it diverged"), 1, "it diverged"),
+    (KeyboardInterrupt(), 130, "Ctrl-C"), (MemoryError(), 1, "out of memory"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "out of memory"),
+    (torch.OutOfMemoryError("CUDA out of memory"), 1, "out of memory"),
+    (PermissionError(13, "Permission denied", "/x/y"), 2, "/x/y: Permission denied"),
+])
+def test_what_a_program_raises_is_one_line_and_a_status(error, status, word, capsys):
+    def body(argv):
+        raise error
+
+    assert exit_status("program", body, []) == status
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and word in said
+
+
+def test_a_bug_of_ours_keeps_its_traceback():
+    def body(argv):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError):
+        exit_status("program", body, [])
