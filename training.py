@@ -161,9 +161,11 @@ class Interrupts:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind and issubclass(kind, RuntimeError) and distributed.world() > 1:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's; first it is said what happened
         distributed.signalled = None
 
     def _note(self, number: int, _frame) -> None:
