@@ -10,19 +10,67 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fused import fused
 
-def group_norm(channels: int) -> nn.GroupNorm:
+Modulation = tuple[Tensor, Tensor]  # (scale, shift), each [B, C]
+SMALL = 2**16  # pixels times keys up to which two matrix products are faster attention on a CPU than torch's own
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation with what follows it: modulation, SiLU, dropout.
+
+    sweeps      None for torch's own operations one after another; or what does them all in one (`fused`)
+    """
+
+    def __init__(self, groups: int, channels: int, silu: bool):
+        super().__init__(groups, channels)
+        self.silu, self.sweeps = silu, None
+
+    def forward(self, x: Tensor, modulation: Modulation | None = None, dropout: float = 0.0) -> Tensor:
+        """h = norm(x) scale + shift, SiLU of it, and in training a share `dropout` of it zero. [B,C,H,W] -> the same"""
+        scale, shift = (None, None) if modulation is None else modulation
+        dropout = dropout if self.training else 0.0
+        if self.sweeps is not None and self.sweeps.serves(x):
+            return fused(self.sweeps, x, self.weight, self.bias, scale, shift, groups=self.num_groups, eps=self.eps,
+                         silu=self.silu, p=dropout)
+        h = super().forward(x)
+        if scale is not None:
+            h = h * scale[:, :, None, None] + shift[:, :, None, None]  # addcmul: half as fast on a CPU
+        h = F.silu(h) if self.silu else h
+        return F.dropout(h, dropout) if dropout else h
+
+
+def group_norm(channels: int, silu: bool = True) -> GroupNorm:
     """GroupNorm 32 from 64 channels on; below, groups of four.
 
     A group of one channel, as 32 groups of 32 channels are, is instance norm: it removes every channel's mean.
     """
     groups = 32 if channels >= 64 else max(1, channels // 4)
-    return nn.GroupNorm(math.gcd(groups, channels), channels)
+    return GroupNorm(math.gcd(groups, channels), channels, silu)
+
+
+def use_sweeps(network: nn.Module, sweeps) -> None:
+    """Let every normalisation of a network do its work by `sweeps`, channels last; None: by torch's own operations.
+
+    Values and names of the weights stay.
+    """
+    layout = torch.contiguous_format if sweeps is None else torch.channels_last
+    for module in network.modules():
+        if isinstance(module, GroupNorm):
+            module.sweeps = sweeps
+        elif isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=layout)
+
+
+def last_layers(channels: int, outside: int) -> nn.Sequential:
+    """Normalisation, SiLU (in the normalisation: Identity keeps its number in old checkpoints) and a convolution."""
+    return nn.Sequential(group_norm(channels), nn.Identity(), nn.Conv2d(channels, outside, 3, padding=1))
 
 
 def zero(module: nn.Module) -> nn.Module:
@@ -100,16 +148,23 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, token_width: int = 0):
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, silu=False)
         self.query = nn.Linear(channels, channels)
         self.key_value = nn.Linear(token_width or channels, 2 * channels)
         self.out = zero(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
-        pixels = self.norm(x).flatten(2).transpose(1, 2)  # [B, HW, C]
+        pixels = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # [B, HW, C]
         key, value = self.key_value(pixels if tokens is None else tokens).chunk(2, dim=-1)
-        mixed = F.scaled_dot_product_attention(self.query(pixels), key, value)
-        return x + self.out(mixed).transpose(1, 2).reshape(x.shape)
+        mixed = attend(self.query(pixels), key, value)
+        return x + self.out(mixed).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of one head: softmax(q k^T / sqrt(C)) v. [B, N, C], [B, T, C], [B, T, C] -> [B, N, C]"""
+    if query.device.type == "cpu" and query.shape[1] * key.shape[1] <= SMALL:
+        return torch.softmax((query * query.shape[-1] ** -0.5) @ key.transpose(1, 2), -1) @ value
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 class ResBlock(nn.Module):
@@ -125,27 +180,40 @@ class ResBlock(nn.Module):
         self.conv2 = zero(nn.Conv2d(outside, outside, 3, padding=1))
         self.by_time = nn.Linear(time_width, 2 * outside) if time_width else None
         self.by_z = nn.Linear(z_width, 2 * outside) if z_width else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.outside = dropout, outside
         self.skip = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
 
-    def forward(self, x: Tensor, time: Tensor | None, z: Tensor | None) -> Tensor:
-        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
-        modulation = self.modulation(time, z)
-        if modulation is not None:
-            scale, shift = modulation
-            h = h * scale[:, :, None, None] + shift[:, :, None, None]  # addcmul: half as fast on a CPU
-        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+    def forward(self, x: Tensor, modulation: Modulation | None) -> Tensor:
+        h = self.norm2(self.conv1(self.norm1(x)), modulation, self.dropout)
+        return self.conv2(h) + self.skip(x)
 
-    def modulation(self, time: Tensor | None, z: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """The two modulations as one (scale, shift), each [B, C]: composed here, where they are small."""
-        if self.by_time is None:
-            return None
-        scale, shift = self.by_time(time).chunk(2, dim=1)
+
+def modulations(blocks: Sequence[ResBlock], time: Tensor | None, z: Tensor | None) -> list[Modulation | None]:
+    """What time and z make of each block's normalised h: the two modulations composed, where they are small.
+
+    All layers `by_time` are one matrix product, and all layers `by_z`.
+    """
+    made: dict[ResBlock, Modulation] = {}
+    for by_z in (False, True):
+        group = [block for block in blocks if block.by_time is not None and (block.by_z is not None) == by_z]
+        if not group:
+            continue
+        scale, shift = product([block.by_time for block in group], time)
         scale = 1 + scale
-        if self.by_z is not None:
-            scale_z, shift_z = self.by_z(z).chunk(2, dim=1)
+        if by_z:
+            scale_z, shift_z = product([block.by_z for block in group], z)
             scale, shift = scale * (1 + scale_z), shift * (1 + scale_z) + shift_z
-        return scale, shift
+        widths = [block.outside for block in group]
+        made |= zip(group, zip(scale.split(widths, 1), shift.split(widths, 1), strict=True), strict=True)
+    return [made.get(block) for block in blocks]
+
+
+def product(layers: Sequence[nn.Linear], value: Tensor) -> tuple[Tensor, Tensor]:
+    """Every layer's (scale, shift) of one value [B, width], side by side: two [B, channels of all], float32."""
+    halves = [zip(*(kind.chunk(2) for kind in (layer.weight, layer.bias)), strict=True) for layer in layers]
+    scales, shifts = zip(*halves, strict=True)  # of each layer (weight, bias)
+    weight, bias = (torch.cat(parts) for parts in zip(*scales, *shifts, strict=True))
+    return F.linear(value, weight, bias).float().chunk(2, dim=1)
 
 
 class Stage(nn.Module):
@@ -158,8 +226,8 @@ class Stage(nn.Module):
         self.attention = Attention(outside) if attention else None
         self.cross = Attention(outside, z_width) if tokens and z_width else None
 
-    def forward(self, x: Tensor, time: Tensor | None, z: Tensor | None) -> Tensor:
-        x = self.block(x, time, z)
+    def forward(self, x: Tensor, modulation: Modulation | None = None, z: Tensor | None = None) -> Tensor:
+        x = self.block(x, modulation)
         if self.attention is not None:
             x = self.attention(x)
         return x if self.cross is None else self.cross(x, z)
@@ -213,7 +281,7 @@ class UNet(nn.Module):
                 current = wide
             if level > 0:
                 self.up.append(nn.Conv2d(current, current, 3, padding=1))
-        self.last = nn.Sequential(group_norm(current), nn.SiLU(), nn.Conv2d(current, outside, 3, padding=1))
+        self.last = last_layers(current, outside)
         if time:
             zero(self.last[-1])
 
@@ -224,20 +292,28 @@ class UNet(nn.Module):
         condition = None if self.embed_z is None else self.embed_z(z, keep, len(x))
         if condition is not None and not self.embed_z.tokens:
             condition = F.silu(condition)
+        stages = [layer for layer in self.layers() if isinstance(layer, Stage)]
+        modulation = iter(modulations([stage.block for stage in stages], time, condition))
         with torch.autocast(x.device.type, enabled=False):  # half precision would round the noise away at high log-SNR
             x = self.first(x.float())
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         skips = [x]
         for layer in self.down:
-            x = layer(x, time, condition) if isinstance(layer, Stage) else layer(x)
+            x = layer(x, next(modulation), condition) if isinstance(layer, Stage) else layer(x)
             skips.append(x)
         for layer in self.middle:
-            x = layer(x, time, condition)
+            x = layer(x, next(modulation), condition)
         for layer in self.up:
             if isinstance(layer, Stage):
-                x = layer(torch.cat([x, skips.pop()], dim=1), time, condition)
+                x = layer(torch.cat([x, skips.pop()], dim=1), next(modulation), condition)
             else:
                 x = layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return self.last(x)
+
+    def layers(self) -> Iterable[nn.Module]:
+        """Of all levels, in the order of their work."""
+        return (*self.down, *self.middle, *self.up)
 
 
 class Encoder(nn.Module):
@@ -269,12 +345,12 @@ class Decoder(nn.Module):
                 current = wide
             if level > 0:
                 self.layers.append(nn.Conv2d(current, current, 3, padding=1))
-        self.last = nn.Sequential(group_norm(current), nn.SiLU(), nn.Conv2d(current, outside, 3, padding=1))
+        self.last = last_layers(current, outside)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.first(z).reshape(-1, *self.shape)
         for layer in self.layers:
-            x = layer(x, None, None) if isinstance(layer, Stage) else layer(F.interpolate(x, scale_factor=2.0))
+            x = layer(x) if isinstance(layer, Stage) else layer(F.interpolate(x, scale_factor=2.0))
         return self.last(x)
 
 
@@ -343,8 +419,8 @@ class Classifier(nn.Module):
         layers, inside = [], channels
         for level, outside in enumerate((width, 2 * width, 4 * width)):
             stride = 2 if level and size >= 8 else 1
-            layers += [nn.Conv2d(inside, outside, 3, stride=stride, padding=1), group_norm(outside), nn.SiLU(),
-                       nn.Conv2d(outside, outside, 3, padding=1), group_norm(outside), nn.SiLU()]
+            layers += [nn.Conv2d(inside, outside, 3, stride=stride, padding=1), group_norm(outside), nn.Identity(),
+                       nn.Conv2d(outside, outside, 3, padding=1), group_norm(outside), nn.Identity()]
             inside = outside
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(inside, classes)

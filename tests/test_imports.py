@@ -15,10 +15,11 @@ ROWS = [
     {"models"},
     {"metrics", "pretrained", "regularisers", "sampling", "information"},
     {"dataset", "config", "plots", "diffusion"},
-    {"modules", "rng", "distributed", "utils"},
+    {"modules", "rng", "distributed", "utils", "fused"},
 ]
 # Within a row: who may import whom.
-BESIDE = {("calc_fid", "gen_fid_stats"), ("information", "diffusion"), ("config", "dataset"), ("dataset", "diffusion")}
+BESIDE = {("calc_fid", "gen_fid_stats"), ("information", "diffusion"), ("config", "dataset"), ("dataset", "diffusion"),
+          ("modules", "fused"), ("fused", "utils")}
 ROW = {name: height for height, row in enumerate(ROWS) for name in row}
 PACKAGES = {path.parent.name for path in ROOT.glob("*/*.py")} - {"tests"}
 FILES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).glob("*.py"))])
