@@ -261,7 +261,9 @@ class Config:
                                  modes=("training", "programs"), unset="no limit", type=integer(1))
     precision: str = flag("auto", "arithmetic in training and sampling; auto is bf16 on a GPU that has it, else fp32",
                           kind="training", choices=("auto", "fp32", "bf16", "fp16"))
-    compile: bool = flag(False, "compile the network with torch.compile (minutes on a CPU)", modes=("train",))
+    compile: str = flag("auto", "region: normalisation and what follows it as one operation, compiled once, in "
+                        "seconds; full: the network by torch.compile (minutes); off: torch's own operations; auto: "
+                        "region where a compiler is at hand", choices=("auto", "off", "region", "full"))
     resume: bool = flag(True, "go on where an interrupted run stopped; --no-resume starts afresh", modes=("training",))
     save_epochs: int = flag(5, "epochs between kept checkpoints", modes=("training",), type=integer(1))
     save_minutes: float = flag(10.0, "minutes between writes of last.pth within an epoch", modes=("training",),
@@ -667,6 +669,8 @@ def from_stored(stored: object, path: Path) -> Config:
     """
     if not isinstance(stored, dict):
         raise CommandError(f"{path}: its config is no config of this program")
+    if isinstance(stored.get("compile"), bool):  # of a checkpoint from before the choice
+        stored = {**stored, "compile": "full" if stored["compile"] else "off"}
     for name, value in stored.items():
         if name not in _FIELDS or not _could_be_typed(_FIELDS[name], value):
             raise CommandError(f"{path}: its config has --{str(name)[:40]} {str(value)[:40]!r}, which cannot be")

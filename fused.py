@@ -30,7 +30,12 @@ from utils import CommandError, atomic
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 COMPILERS = ("g++", "c++", "clang++")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-std=c++17", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-std=c++17", "-shared",
+         "-fPIC")
+
+
+class NoCompiler(Exception):
+    """What is missing, in one line."""
 
 
 class Fused(torch.autograd.Function):
@@ -138,12 +143,10 @@ def plain_backward(x, dy, seed, kept, groups, silu, p):
 
 
 class Plain:
-    """The mathematics in PyTorch, as it is or compiled region by region (once for each shape)."""
+    """The mathematics in PyTorch: as it stands, or two functions made of it."""
 
-    def __init__(self, compiled: bool):
-        self.forward, self.backward = plain_forward, plain_backward
-        if compiled:
-            self.forward, self.backward = _compiled()
+    def __init__(self, forward=plain_forward, backward=plain_backward):
+        self.forward, self.backward = forward, backward
 
     def __deepcopy__(self, memo) -> Plain:
         return self
@@ -153,9 +156,15 @@ class Plain:
 
 
 @functools.cache
-def _compiled():
-    torch._dynamo.config.cache_size_limit = max(256, torch._dynamo.config.cache_size_limit)  # one entry for each shape
-    return tuple(torch.compile(f, dynamic=False, fullgraph=True) for f in (plain_forward, plain_backward))
+def compiled() -> Plain:
+    """The same through torch.compile, once for each shape (and kept on disk by it). Raises NoCompiler."""
+    from torch.utils._triton import has_triton
+
+    if torch.cuda.is_available() and not has_triton():
+        raise NoCompiler("no Triton")
+    limit = torch._dynamo.config
+    limit.recompile_limit = max(256, limit.recompile_limit)  # one entry for each shape
+    return Plain(*(torch.compile(f, dynamic=False, fullgraph=True) for f in (plain_forward, plain_backward)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -227,12 +236,8 @@ def _task(x: Tensor, seed: Tensor | None, kept: Tensor, groups: int, silu: bool,
     return task
 
 
-class NoCompiler(Exception):
-    """What is missing, in one line."""
-
-
 @functools.cache
-def kernel() -> tuple[Kernel, float]:
+def build_kernel() -> tuple[Kernel, float]:
     """The kernel of this machine and the seconds that it took to build (0: it was there). Raises NoCompiler."""
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:

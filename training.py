@@ -33,7 +33,6 @@ from experiment import (
     batches_of,
     build_fresh,
     checkpoints,
-    compile_networks,
     describe_network,
     fit_gaussian,
     half_of,
@@ -144,6 +143,9 @@ class Stepper:
                     raise ValueError(f"{name} of parameter {number}")
         # Rates and decays are the config's own.
         self.optimizer.load_state_dict({"state": moments, "param_groups": own["param_groups"]})
+        for parameter, kept in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq") if kept else ():  # in memory as the weights are
+                kept[name] = torch.empty_like(parameter).copy_(kept[name])
         if self.scaler.is_enabled() and not all(
                 type(state["scaler"][name]) is type(value) for name, value in self.scaler.state_dict().items()):
             raise ValueError("the scaler's state")
@@ -518,8 +520,6 @@ def train(command: Command) -> None:
     if config.has_latent:
         model.latent.check_batch(min(config.batch_size, len(dataset)))
     stepper = Stepper(model, config, device)
-    if config.compile:
-        compile_networks(model)
     record = {"kind": config.model, "shape": list(dataset.shape), "rows": len(dataset), "gaussian": gaussian.state(),
               "levels": dataset.levels, "unit": model.unit, "network": describe_network(model),
               "data": registry.identity(dataset)}

@@ -5,7 +5,8 @@
     z = model.encode("seven.png")
 
 docs/python.md has the whole of it. `prepare` has the device, the data and fresh models, `checkpoint` what one must
-hold, `autoencoder` z and x_T there and back, `pictures` a user's images, `trained` the model itself.
+hold, `compiling` --compile, `autoencoder` z and x_T there and back, `pictures` a user's images, `trained` the model
+itself.
 """
 
 from experiment.autoencoder import Autoencoder, slerp
@@ -19,14 +20,13 @@ from experiment.checkpoint import (
     refuse_other_data,
     refuse_stale,
 )
+from experiment.compiling import compile_networks, half_of
 from experiment.prepare import (
     assumptions_of,
     batches_of,
     build_fresh,
-    compile_networks,
     describe_network,
     fit_gaussian,
-    half_of,
     load_data,
     pick_device,
     shape_of,

@@ -19,7 +19,8 @@ from config import Command, Config
 from dataset import registry
 from dataset.given import spec_of
 from diffusion import Gaussian
-from experiment.prepare import half_of, shape_of
+from experiment.compiling import compile_networks, half_of
+from experiment.prepare import shape_of
 from models import LatentDiffusion, build_model, schedule_for
 from utils import (
     UNREADABLE,
@@ -51,7 +52,9 @@ def load_model(record: dict, config: Config, device: torch.device, path: Path) -
         reason = str(error).splitlines()[1].strip()
         raise CommandError(f"{path}: the checkpoint does not fit its own config: {reason}") from None
     model.lower = half_of(config.precision, device)
-    return model.to(device).eval()
+    model = model.to(device).eval()
+    compile_networks(model, config, device)
+    return model
 
 
 def _build(config: Config, shape: tuple[int, ...], gaussian: Gaussian, network: dict | None, path: Path) -> nn.Module:

@@ -10,6 +10,7 @@ from config import Config
 from dataset import registry
 from dataset.given import recipe_of, spec_of
 from diffusion import Gaussian
+from experiment.compiling import compile_networks
 from models import build_model
 from pretrained import denoiser
 from utils import (
@@ -18,7 +19,6 @@ from utils import (
 )
 
 GAUSSIAN_ROWS = 20_000  # rendered or streamed images that the data's first two moments are taken from
-HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str | None) -> torch.device:
@@ -32,14 +32,6 @@ def pick_device(name: str | None) -> torch.device:
         device = torch.device("cuda", distributed.local_rank())
         torch.cuda.set_device(device)
     return device
-
-
-def half_of(precision: str, device: torch.device) -> torch.dtype | None:
-    """The half precision of --precision on this device, None for float32."""
-    if precision == "auto":
-        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if bf16 else "fp32"
-    return HALVES[precision]
 
 
 def shape_of(config: Config) -> tuple[int, ...]:
@@ -86,7 +78,9 @@ def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, devi
         model = build_model(config, spec, shape, gaussian.to(device), given=given)
     for line in assumptions_of(model):
         distributed.say(f"assumed: {line}")
-    return model.to(device)
+    model = model.to(device)
+    compile_networks(model, config, device)
+    return model
 
 
 def assumptions_of(model: nn.Module) -> list[str]:
@@ -97,11 +91,3 @@ def assumptions_of(model: nn.Module) -> list[str]:
 def describe_network(model: nn.Module) -> dict | None:
     network = getattr(model, "network", None)
     return denoiser.describe(network) if isinstance(network, denoiser.PretrainedDenoiser) else None
-
-
-def compile_networks(model: nn.Module) -> None:
-    """torch.compile on the networks, in place: names of the weights stay."""
-    for name in ("network", "encoder", "decoder"):
-        part = getattr(model, name, None)
-        if part is not None:
-            part.compile()

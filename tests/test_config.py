@@ -330,3 +330,9 @@ def test_another_way_of_training_is_refused_by_name(words):
         refuse_other_run(config(words), stored, Path("models/x/last.pth"))
     assert words.split()[0] in str(caught.value) and "--tag" in str(caught.value)
     refuse_other_run(config("--epochs 40 --save_epochs 3 --display_epochs 2"), stored, Path("models/x/last.pth"))
+
+
+def test_a_checkpoint_from_before_the_choice_of_compiling_is_read():
+    stored = to_dict(Config())
+    for old, new in ((False, "off"), (True, "full")):
+        assert from_stored({**stored, "compile": old}, Path("old.pth")).compile == new

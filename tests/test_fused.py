@@ -11,13 +11,12 @@ GROUPS, EPS = 4, 1e-5
 
 def kernel():
     try:
-        return fused.kernel()[0]
+        return fused.build_kernel()[0]
     except fused.NoCompiler as error:
         pytest.skip(str(error))
 
 
-SWEEPS = {"plain": lambda: fused.Plain(False), "kernel": kernel,
-          "compiled": lambda: fused.Plain(True)}
+SWEEPS = {"plain": fused.Plain, "kernel": kernel, "compiled": fused.compiled}
 BOTH = pytest.mark.parametrize("which", ["plain", "kernel", pytest.param("compiled", marks=pytest.mark.slow)])
 
 
@@ -144,11 +143,11 @@ def test_what_is_not_a_number_is_not_hidden():
 def test_without_a_compiler_it_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(fused.shutil, "which", lambda name: None)
     with pytest.raises(fused.NoCompiler, match=r"no C\+\+ compiler \(g\+\+, c\+\+, clang\+\+\)"):
-        fused.kernel.__wrapped__()
+        fused.build_kernel.__wrapped__()
     monkeypatch.setattr(fused.shutil, "which", lambda name: "false")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(fused.NoCompiler, match=r"fused\.cpp"):
-        fused.kernel.__wrapped__()
+        fused.build_kernel.__wrapped__()
     assert not list(tmp_path.rglob("*.so*"))
 
 
@@ -156,6 +155,6 @@ def test_without_a_compiler_it_says_what_is_missing(monkeypatch, tmp_path):
 def test_the_kernel_is_built_once_and_found_again(monkeypatch, tmp_path):
     kernel()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert fused.kernel.__wrapped__()[1] > 0
-    assert fused.kernel.__wrapped__()[1] == 0
+    assert fused.build_kernel.__wrapped__()[1] > 0
+    assert fused.build_kernel.__wrapped__()[1] == 0
     assert len(list(tmp_path.rglob("*.so"))) == 1

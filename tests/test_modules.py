@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from modules import Classifier, Decoder, Encoder, LatentMLP, PointMLP, UNet
+import fused
+from modules import Classifier, Decoder, Encoder, LatentMLP, PointMLP, UNet, use_sweeps
 
 
 def normal(*shape, seed=0):
@@ -112,6 +113,42 @@ def test_a_dropped_z_is_the_same_as_none(make):
     assert torch.allclose(mixed[keep], given[keep], atol=1e-6)
     assert torch.allclose(mixed[~keep], without[~keep], atol=1e-6)
     assert not torch.allclose(given, without, atol=1e-4)
+
+
+SETTINGS = {
+    "adanorm": lambda: unet(null=True), "crossattn": lambda: unet(conditioning="crossattn"),
+    "bottleneck": lambda: unet(bottleneck=True), "vanilla": lambda: unet(z_dim=0),
+    "encoder": lambda: Encoder(1, 8, 4, 8, (1, 2), 0.1), "decoder": lambda: Decoder(1, 8, 3, 8, (1, 2, 2), 0.1),
+    "classifier": lambda: Classifier(1, 8, 4, width=8),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("sweeps", ["plain", "kernel"])
+def test_fused_and_channels_last_the_result_and_its_gradients_are_the_same(name, sweeps):
+    try:
+        sweeps = fused.Plain() if sweeps == "plain" else fused.build_kernel()[0]
+    except fused.NoCompiler as error:
+        pytest.skip(str(error))
+    network = awake(SETTINGS[name]())
+    x, a, z = normal(4, 1, 8, 8), torch.linspace(-4, 9, 4), normal(4, 3)
+    inputs = {"encoder": (x,), "classifier": (x,), "decoder": (z,), "vanilla": (x, a)}.get(name, (x, a, z))
+    if name == "adanorm":
+        inputs += (torch.tensor([True, False, True, True]),)
+
+    def run(use):
+        use_sweeps(network, use)
+        network.zero_grad()
+        out = network(*inputs)
+        (out * torch.linspace(-1, 2, out.numel()).reshape(out.shape)).sum().backward()
+        return out, {name: p.grad for name, p in network.named_parameters()}
+
+    (own, gradients), (out, fused_gradients) = run(None), run(sweeps)
+    assert (out - own).abs().max() <= 1e-5 * own.abs().max()
+    largest = max(gradient.abs().max() for gradient in gradients.values() if gradient is not None)
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            assert (fused_gradients[name] - gradient).abs().max() <= 1e-5 * largest, name
 
 
 def test_tokens_of_cross_attention_are_the_scalars_of_z():

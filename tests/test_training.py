@@ -125,6 +125,8 @@ def uncut(words, exp, tmp_path):
     (EVERYTHING, EXP),
     (f"{VANILLA} --loss itd", "vanilla/moons_itd_20steps_8unet"),
     ("--model vae --dataset moons --mmd_weight 0 --kld_weight 1", "vae/moons_4d_1kld_8unet_8enc"),
+    pytest.param(f"{EVERYTHING} --compile off", EXP, marks=pytest.mark.slow),
+    pytest.param(f"{VANILLA} --compile full", VANILLA_EXP, marks=pytest.mark.slow),
 ])
 def test_an_interrupted_run_ends_bit_for_bit_where_the_uncut_one_ends(words, exp, tmp_path, monkeypatch):
     expected = uncut(words, exp, tmp_path)
@@ -139,6 +141,17 @@ def test_an_interrupted_run_ends_bit_for_bit_where_the_uncut_one_ends(words, exp
     assert_equal({**last(exp), "config": 0}, {**expected[0], "config": 0})
     assert_equal(last(exp, "model-3.pth")["ema"], expected[1]["ema"])
     assert metrics(exp) == expected[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first, second", [("off", "region"), ("region", "off")])
+def test_a_run_goes_on_under_another_compile_setting(first, second):
+    words = f"{EVERYTHING} --dropout 0"
+    assert train(f"{words} --compile {first} --epochs 1") == train(f"{words} --compile {second}") == 0
+    mixed = last(EXP)["ema"]
+    assert train(f"{words} --compile {first} --no-resume") == 0
+    for name, value in last(EXP)["ema"].items():
+        assert torch.allclose(mixed[name], value, atol=1e-4), name
 
 
 @pytest.mark.parametrize("name", ["model-2.pth", "last.pth"])

@@ -1,0 +1,53 @@
+"""--compile: how a model's networks work out normalisation and what follows it, or torch.compile of them."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+
+import distributed
+from config import Config
+from fused import Kernel, NoCompiler, Plain, build_kernel, compiled
+from modules import GroupNorm, use_sweeps
+
+HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def half_of(precision: str, device: torch.device) -> torch.dtype | None:
+    """The half precision of --precision on this device, None for float32."""
+    if precision == "auto":
+        bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if bf16 else "fp32"
+    return HALVES[precision]
+
+
+def compile_networks(model: nn.Module, config: Config, device: torch.device) -> None:
+    """What --compile asks for, in place: names and values of the weights stay."""
+    networks = [part for name in ("network", "encoder", "decoder") if (part := getattr(model, name, None)) is not None]
+    if config.compile == "full":
+        for part in networks:
+            part.compile()
+    elif config.compile != "off" and any(isinstance(m, GroupNorm) for part in networks for m in part.modules()):
+        sweeps = sweeps_for(device.type, half_of(config.precision, device))
+        for part in networks:
+            use_sweeps(part, sweeps)
+
+
+@functools.cache
+def sweeps_for(device: str, half: torch.dtype | None) -> Kernel | Plain | None:
+    """What does normalisation, modulation, SiLU and dropout in one on a device; None, saying why, where nothing can."""
+    try:
+        if device == "cuda":
+            return compiled()
+        if device == "cpu" and half != torch.float16:
+            kernel, seconds = build_kernel()
+            if seconds:
+                distributed.say(f"compile: fused.cpp built in {seconds:.1f} s, and kept for later runs")
+            return kernel
+        reason = f"nothing is written for {device} in this precision"
+    except NoCompiler as error:
+        reason = str(error)
+    distributed.say(f"compile: {reason}; torch's own operations serve, more slowly")
+    return None
