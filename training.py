@@ -201,7 +201,11 @@ class Run:
         self.board = None
 
     def go(self) -> None:
-        """Train to the end. Raises Interrupted, the state saved, on a signal, and RunError on a diverging loss."""
+        """Train to the end.
+
+        Raises, the state saved, Interrupted on a signal, CommandError for an image that cannot be read and RunError
+        for a reader that was killed; RunError on a diverging loss.
+        """
         bar = tqdm(total=self.total * self.batch, initial=self.stepper.step * self.batch, unit="img", smoothing=0.05,
                    desc="training", disable=not distributed.is_main(), mininterval=0.5)
         shown = saved = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dataset.base import Arrays, Source, Spec, published
 from dataset.files import by_torchvision, find_or_fetch
 from utils import CommandError
 
+MAX_BYTES = 2**31  # of an array
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
@@ -48,12 +50,16 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rb") as file:
-            content = file.read()
-    except (OSError, EOFError, zlib.error) as error:
+            head = file.read(4 + 4 * axes)
+            if head[:4] != bytes([0, 0, 8, axes]):
+                raise CommandError(f"{path} is not an IDX file of bytes with {axes} axes")
+            shape = np.frombuffer(head, ">u4", offset=4).tolist()
+            wanted = math.prod(shape)
+            if len(shape) == axes and wanted > MAX_BYTES:
+                raise CommandError(f"{path} is said to hold {wanted:,} bytes, more than {MAX_BYTES:,}")
+            content = file.read(wanted + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise CommandError(f"{path} cannot be read (truncated?): {error}") from None
-    if content[:4] != bytes([0, 0, 8, axes]):
-        raise CommandError(f"{path} is not an IDX file of bytes with {axes} axes")
-    shape = np.frombuffer(content, ">u4", axes, offset=4) if len(content) >= 4 + 4 * axes else [-1]
-    if len(content) != 4 + 4 * axes + np.prod(shape, dtype=np.int64):
-        raise CommandError(f"{path} is truncated: {len(content)} bytes")
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+    if len(shape) != axes or len(content) != wanted:
+        raise CommandError(f"{path} is truncated, or longer than the {wanted} bytes that it is said to hold")
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 from dataset import shapes3d
 from dataset.base import Source, Spec, resize, text_identity
 from dataset.files import by_url, find_or_fetch
-from utils import CommandError
+from utils import UNREADABLE, CommandError, first_line
 
 FILE = "3dshapes.h5"
+MAX_SIDE, MAX_COUNT = 1_024, 10_000_000
 URL = f"https://storage.googleapis.com/3d-shapes/{FILE}"
 
 SPECS = (Spec("3dshapes", 64, labels="factors", label_names=shapes3d.FACTORS, factor_sizes=shapes3d.FACTOR_SIZES,
@@ -21,16 +23,17 @@ SPECS = (Spec("3dshapes", 64, labels="factors", label_names=shapes3d.FACTORS, fa
 
 def read(spec: Spec, root: Path) -> Source:
     path = find_or_fetch(spec, root, [root / "3dshapes", root], [FILE], URL, by_url(URL, "3dshapes"))[FILE]
-    with _open_h5(path) as file:
-        for name in ("images", "labels"):
-            if name not in file:
-                raise CommandError(f"{path} has no array '{name}'")
-        images, values = file["images"], file["labels"][()]
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
+    with opened(path) as file:
+        images, values = array_of(file, "images"), array_of(file, "labels")
+        side = images.shape[1] if images.ndim == 4 else 0
+        if images.dtype != np.uint8 or images.shape[1:] != (side, side, 3) or not 1 <= side <= MAX_SIDE:
             raise CommandError(f"{path}: images must be uint8 [N, H, H, 3], it is {images.dtype} {images.shape}")
-        if values.shape != (len(images), 6) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-            raise CommandError(f"{path}: labels must be finite numbers [{len(images)}, 6], it is {values.shape}")
         count = len(images)
+        if values.shape != (count, 6) or values.dtype.kind not in "iuf" or count > MAX_COUNT:
+            raise CommandError(f"{path}: labels must be numbers [{count}, 6], it is {values.dtype} {values.shape}")
+        values = values[()]
+    if not np.isfinite(values).all():
+        raise CommandError(f"{path}: labels must be finite numbers")
     factors = [np.unique(column, return_inverse=True)[1] for column in values.T]  # values, in order -> 0, 1, 2 ...
     return Source(H5Rows(path, count), np.stack(factors, axis=1).astype(np.int64))
 
@@ -47,8 +50,8 @@ class H5Rows:
         return self.count
 
     def read(self, rows: np.ndarray, size: int) -> np.ndarray:
-        with _open_h5(self.path) as file:
-            images = np.stack([file["images"][row] for row in rows])
+        with opened(self.path) as file:
+            images = np.stack([array_of(file, "images")[row] for row in rows])
         return resize(images.transpose(0, 3, 1, 2), size)
 
     def identity(self) -> str:
@@ -56,12 +59,29 @@ class H5Rows:
         return text_identity(self.count, str(self.path.stat().st_size), some.tobytes())
 
 
-def _open_h5(path: Path):
+@contextlib.contextmanager
+def opened(path: Path):
+    """An HDF5 file. What cannot be read in it, then or later, is a CommandError."""
     try:
         import h5py
     except ImportError:
         raise CommandError(f"{path} is read with h5py: pip install h5py") from None
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise CommandError(f"{path} is not a readable .h5 file: {error}") from None
+        with h5py.File(path, "r") as file:
+            yield file
+    except UNREADABLE as error:
+        raise CommandError(f"{path} is not a readable .h5 file: {first_line(error)}") from None
+
+
+def array_of(file, name: str):
+    """An array that lies in the file itself. Raises CommandError for groups, links, and pixels kept in other files."""
+    import h5py
+
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise CommandError(f"{file.filename} has no array '{name}' of its own")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise CommandError(f"{file.filename}: '{name}' is no array but a {type(found).__name__.lower()}")
+    if found.external or found.is_virtual:
+        raise CommandError(f"{file.filename}: '{name}' is kept in other files, which are not looked at")
+    return found

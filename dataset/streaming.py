@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from dataclasses import dataclass
 
 import torch
 from torch.utils.data import DataLoader
 
 from dataset.base import Dataset
-from utils import CommandError
+from utils import CommandError, RunError, first_line
 
 
 def stream(dataset: Dataset, index_lists, device="cpu", num_workers: int = 0):
     """Yield (indices int64 [B] on the CPU, raw [B, *shape] on `device`) for each list of indices, in the given order.
 
     A split that is held is copied to the device once and indexed there; another is read by `num_workers` processes,
-    ahead of the caller. Nothing is drawn from a global generator. Raises CommandError for a file that cannot be read.
+    ahead of the caller. Nothing is drawn from a global generator. Raises CommandError for a file that cannot be read,
+    RunError where a process that reads is killed.
     """
     pinned = torch.device(device).type == "cuda"
     if dataset.images is not None:
@@ -27,10 +30,33 @@ def stream(dataset: Dataset, index_lists, device="cpu", num_workers: int = 0):
         return
     loader = DataLoader(_Lists(dataset), sampler=index_lists, batch_size=None, num_workers=num_workers,
                         pin_memory=pinned, generator=torch.Generator())
-    for indices, raw in loader:
+    for indices, raw in _watched(loader):
         if isinstance(raw, CommandError):
             raise raw
         yield indices, raw.to(device, non_blocking=pinned)
+
+
+def _watched(loader: DataLoader):
+    """The loader's batches. A lost process is noticed where its batch is waited for, and nowhere else.
+
+    torch's own handler of SIGCHLD would raise in the middle of whatever runs: an optimiser step half done.
+    """
+    handled = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD) if handled else None
+    batches = iter(loader)
+    if handled:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RunError("a process that reads images was killed (no memory left?); --num_workers 0 reads without "
+                           f"any: {first_line(error)}") from None
+        yield batch
 
 
 @dataclass

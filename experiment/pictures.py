@@ -21,7 +21,8 @@ def as_batch(images, spec: Spec, shape: tuple[int, ...]) -> Tensor:
             [H, W], with channels last (arrays) or first (tensors), alone or in a batch. Of points: floats [n] or [B, n]
     shape   (C, H, W) that the model takes, or (n,)
 
-    A picture is cut to its central square (of the set's own crop), resized with antialiasing and turned to grey or RGB.
+    A picture is cut to its central square (of the set's own crop; one that is smaller is cut already), resized with
+    antialiasing and turned to grey or RGB.
     Raises CommandError for what is none of these, or unreadable.
     """
     if len(shape) == 1:
@@ -31,10 +32,10 @@ def as_batch(images, spec: Spec, shape: tuple[int, ...]) -> Tensor:
             raise CommandError("no images: give one at least")
         return torch.cat([as_batch(one, spec, shape) for one in images])
     if isinstance(images, str | Path):
-        return _from_pixels(files.read_square(Path(images), spec.crop)[None], spec, shape)
+        return _from_pixels(_square(files.read_image(Path(images)), spec)[None], spec, shape)
     if hasattr(images, "getbands"):  # a PIL image
         pixels = np.asarray(files.upright_rgb(images)).transpose(2, 0, 1)
-        return _from_pixels(files.central_square(pixels, spec.crop)[None], spec, shape)
+        return _from_pixels(_square(pixels, spec)[None], spec, shape)
     return _from_array(images, spec, shape)
 
 
@@ -54,7 +55,7 @@ def _from_array(values, spec: Spec, shape: tuple[int, ...]) -> Tensor:
         raise CommandError(f"images are paths, PIL images, arrays or tensors, not {type(values).__name__}") from None
     values = _channels_first(values, first)
     if values.dtype == torch.uint8:
-        return _from_pixels(files.central_square(values.numpy(), spec.crop), spec, shape)
+        return _from_pixels(_square(values.numpy(), spec), spec, shape)
     if not values.is_floating_point():
         raise CommandError(f"pixels are uint8 (0 .. 255) or floats in [-1, 1], not {values.dtype}")
     if not (values.isfinite().all() and values.abs().max() <= 1 + 1e-4):
@@ -62,7 +63,7 @@ def _from_array(values, spec: Spec, shape: tuple[int, ...]) -> Tensor:
                            "or give uint8")
     if tuple(values.shape[1:]) == shape:
         return values.float()
-    return _from_pixels(files.central_square(plots.to_uint8(values).transpose(0, 3, 1, 2), spec.crop), spec, shape)
+    return _from_pixels(_square(plots.to_uint8(values).transpose(0, 3, 1, 2), spec), spec, shape)
 
 
 def _channels_first(values: Tensor, first: bool) -> Tensor:
@@ -82,6 +83,11 @@ def _channels_first(values: Tensor, first: bool) -> Tensor:
     if values.shape[1] not in (1, 3):
         raise CommandError(f"images have 1 or 3 channels, not {values.shape[1]}")
     return values.contiguous()
+
+
+def _square(pixels: np.ndarray, spec: Spec) -> np.ndarray:
+    """The central square of [..., H, W]: of the set's own crop, or the largest of what is smaller than that."""
+    return files.central_square(pixels, spec.crop if min(pixels.shape[-2:]) >= (spec.crop or 0) else None)
 
 
 def _from_pixels(pixels: np.ndarray, spec: Spec, shape: tuple[int, ...]) -> Tensor:
