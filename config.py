@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -157,6 +158,16 @@ def number(low: float = -math.inf, high: float = math.inf, above: bool = False):
     return parse
 
 
+def place(text: str) -> str:
+    """An argparse type: a path whose names, and which itself, a file system can hold."""
+    if len(os.fsencode(text)) > 3000 or any(len(os.fsencode(part)) > 255 for part in Path(text).parts):
+        raise argparse.ArgumentTypeError(f"'{text[:20]}...' is a path with a name of more than 255 bytes")
+    return text
+
+
+place.__name__ = "path"
+
+
 def flag(default, text, *, kind="run", modes=None, in_name=None, needs=None, anywhere=False, unset=None, **options):
     """A field with its flag; the module's docstring says what its record holds.
 
@@ -255,8 +266,10 @@ class Config:
                             kind="training", modes=("training",), type=number(0, 1))
     dropout: float = flag(0.1, "dropout in the residual blocks", kind="training", modes=("training",), needs=IMAGES,
                           type=number(0, 0.99))
+    flip: bool | None = flag(None, "mirror half of the training images, left to right", kind="training",
+                             modes=("train",), needs=IMAGES, unset="the data set's own; off for folder")
     init_from: str | None = flag(None, "folder or file of the weights to start from (--denoiser ddpm or iddpm)",
-                                 kind="training", modes=("train", "nll"), needs=FOREIGN, unset="none")
+                                 kind="training", modes=("train", "nll"), needs=FOREIGN, unset="none", type=place)
     max_steps: int | None = flag(None, "stop after this many steps, whatever --epochs says",
                                  modes=("training", "programs"), unset="no limit", type=integer(1))
     precision: str = flag("auto", "arithmetic in training and sampling; auto is bf16 on a GPU that has it, else fp32",
@@ -301,13 +314,15 @@ class Config:
     is_latent: bool = flag(False, "draw z from the latent diffusion (train_latent_ddim) and not from the prior",
                            modes=("sampling",), needs=DIFFUSION_OF_Z)
     vanilla_from: str | None = flag(None, "checkpoint of the vanilla model of two-phase sampling", modes=("sampling",),
-                                    needs=DIFFUSION_OF_Z, unset="the newest of models/vanilla/EXP")
+                                    needs=DIFFUSION_OF_Z, unset="the newest of models/vanilla/EXP", type=place)
 
     # Measuring
     split: str | None = flag(None, "which part of the data", modes=("split",), unset="the mode's own",
                              choices=("train", "val", "test"))
-    img_id: tuple[str, ...] = flag(("0",), "number of an image in the split; interpolate: two numbers or two files",
-                                   modes=("disentangle", "interpolate"), nargs="+")
+    img_id: tuple[str, ...] = flag(("0",), "number of an image in the split, or an image file, cut as the data "
+                                   "set's own; interpolate: two", modes=("disentangle", "interpolate"), nargs="+",
+                                   type=place)
+    label: str | None = flag(None, "label column that colours the points", modes=("plot_latent",), unset="the last")
     disent_metric: str = flag("dci", "disentanglement score", modes=("save_latent", "programs"),
                               choices=("dci", "tad"))
     num_images: int | None = flag(None, "how many images are measured", unset="1,000; all for save_latent",
@@ -316,7 +331,7 @@ class Config:
     npoints: int = flag(100, "log-SNR evaluations an image", modes=("measuring",), type=integer(1))
     soft: bool = flag(False, "report the soft-rounded discrete bound too", modes=("nll",), needs=IMAGES)
     ensemble: tuple[str, ...] = flag((), "further checkpoints whose best error at each log-SNR counts",
-                                     modes=("nll",), nargs="+", unset="none")
+                                     modes=("nll",), nargs="+", unset="none", type=place)
     tau: tuple[float, ...] = flag((1.0, 2.0, 4.0), "deviations of the noise on z, in units of its own deviation",
                                   modes=("mutual_info", "programs"), nargs="+", type=number(0, above=True))
     mi_steps: int = flag(2000, "steps to fit the denoiser conditioned on tau; 0: the interval alone",
@@ -325,16 +340,16 @@ class Config:
                             modes=("mutual_info",), type=integer(0))
     codes: tuple[str, ...] = flag((), "files of codes (save_latent's) to measure; no model is needed",
                                   modes=("mutual_info", "programs"), nargs="+", metavar="FILE.npz",
-                                  unset="the model's own")
+                                  type=place, unset="the model's own")
 
     # Where things are and what runs them
     from_: str | None = flag(None, "folder of an experiment, or a checkpoint: in place of the model's flags",
-                             unset="the model's flags name it")
-    data_dir: str = flag("./data", "folder of the data sets")
-    model_folder: str = flag("./models", "root of the checkpoints")
-    img_folder: str = flag("./imgs", "root of the pictures")
-    log_folder: str = flag("./logs", "root of the logs")
-    result_folder: str = flag("./results", "root of the measured numbers")
+                             unset="the model's flags name it", type=place)
+    data_dir: str = flag("./data", "folder of the data sets", type=place)
+    model_folder: str = flag("./models", "root of the checkpoints", type=place)
+    img_folder: str = flag("./imgs", "root of the pictures", type=place)
+    log_folder: str = flag("./logs", "root of the logs", type=place)
+    result_folder: str = flag("./results", "root of the measured numbers", type=place)
     num_workers: int = flag(2, "worker processes for sets that do not fit in memory", type=integer(0, 256))
     device: str | None = flag(None, "cpu, cuda, cuda:1 ...", unset="cuda where there is one, else cpu")
     dry_run: bool = flag(False, "print the resolved config, the parameters and the output folders, and stop")
@@ -473,7 +488,7 @@ _ALSO = {"epochs": ["-e"], "save_epochs": ["--save_epoch"]}  # published spellin
 def _add_flag(parser, item, shown: bool) -> None:
     options = dict(item.metadata["options"])
     text = f"{item.metadata['help']} (default: {_default_text(item)})".replace("%", "%%")
-    if item.default is True:
+    if item.default is True or _is_switch(item):
         options["action"] = argparse.BooleanOptionalAction
     elif isinstance(item.default, bool):
         options["action"] = "store_true"
@@ -484,7 +499,12 @@ def _add_flag(parser, item, shown: bool) -> None:
                         **options)
 
 
-_METAVARS = {"whole number": "N", "number": "X"}
+def _is_switch(item) -> bool:
+    """Whether a flag is on, off or, where neither is typed, decided later."""
+    return item.type == "bool | None"
+
+
+_METAVARS = {"whole number": "N", "number": "X", "path": "PATH"}
 _GROUPS = {"model": "what the model is", "training": "how it is trained", "run": "this call"}
 
 
@@ -578,7 +598,8 @@ def normalise(config: Config, datasets: dict, given: frozenset[str] = frozenset(
             raise CommandError(f"--a_dim {config.a_dim}: the z that comes with the images has {entries} entries")
         config = replace(config, a_dim=entries)
     own = {"input_size": spec.size, "input_channels": spec.channels, "unets_channels": spec.width,
-           "encoder_channels": spec.width, "denoiser": "mlp" if spec.kind == "points" else "unet"}
+           "encoder_channels": spec.width, "denoiser": "mlp" if spec.kind == "points" else "unet",
+           "flip": spec.flip}
     return replace(config, **{name: None for name, value in own.items() if getattr(config, name) == value})
 
 
@@ -688,6 +709,8 @@ def _could_be_typed(item, value) -> bool:
     if isinstance(value, list | tuple) or isinstance(default, tuple):
         return isinstance(default, tuple) and isinstance(value, list | tuple) and all(
             _accepts(options, one) for one in value)
+    if _is_switch(item):
+        return value in (None, True, False)
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)
     return value is None if value is None and default is None else _accepts(options, value)

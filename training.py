@@ -243,12 +243,13 @@ class Run:
                     order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
                 yield order[within * self.batch + place.numpy()].tolist()
 
-        given = self.dataset.given
+        given, spec = self.dataset.given, self.dataset.spec
+        flips = spec.kind == "image" and (spec.flip if self.config.flip is None else self.config.flip)
         stream = registry.stream(self.dataset, _Sized(lists, self.total - start), self.device, self.config.num_workers)
         place = place.to(self.device)
         for step, (indices, raw) in enumerate(stream, start):
             rng = Rng(self.seed, place, step)
-            flip = rng.uniform("flip") < 0.5 if self.dataset.spec.flip else None
+            flip = rng.uniform("flip") < 0.5 if flips else None
             x = registry.to_float(raw, self.dataset.levels, flip)
             z = None if given is None else torch.from_numpy(given[indices.numpy()]).to(self.device)
             yield rng, x, z

@@ -82,7 +82,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
             raise CommandError(f"{path} is not a file")
-        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the bound below is lower
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # of large pictures, which the bound below refuses
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -90,7 +90,7 @@ def read_image(path: Path) -> np.ndarray:
             image.load()
             if image.mode.startswith(("I", "F")):
                 raise CommandError(f"{path} has more than 8 bits a channel ({image.mode}): convert it first")
-            return np.asarray(upright_rgb(image)).transpose(2, 0, 1)
+            return np.array(upright_rgb(image)).transpose(2, 0, 1)  # a copy, that torch may take
     except FileNotFoundError:
         raise CommandError(f"{path} does not exist") from None
     except Image.DecompressionBombError:
@@ -114,7 +114,9 @@ def list_images(folder: Path) -> list[str]:
     """Paths of all images below a folder, relative to it, sorted; linked folders count, what is hidden stays so."""
     names, seen = [], {os.path.realpath(folder)}
     for place, below, files in os.walk(folder, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".") and _is_new(os.path.join(place, name), seen)]
+        folders = sorted((os.path.join(place, name) for name in below if not name.startswith(".")),
+                         key=lambda path: (os.path.islink(path), path))  # a folder before what links to it
+        below[:] = [os.path.basename(path) for path in folders if _is_new(path, seen)]
         relative = Path(place).relative_to(folder)
         names += [
             (relative / name).as_posix()

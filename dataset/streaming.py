@@ -51,8 +51,8 @@ def _watched(loader: DataLoader):
             batch = next(batches)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, EOFError, OSError) as error:  # what it had read goes with it: pipes that end
+            if not loader.num_workers or str(error).startswith("Caught"):
                 raise
             raise RunError("a process that reads images was killed (no memory left?); --num_workers 0 reads without "
                            f"any: {first_line(error)}") from None

@@ -67,12 +67,17 @@ def origin(trained: Trained) -> dict[str, np.ndarray]:
 
 
 def label_arrays(dataset: registry.Dataset, count: int) -> dict[str, np.ndarray]:
-    """all_attr [N, K] int64 and attr_names [K], as the metrics read them; no columns for a set without labels."""
+    """Labels as the metrics read them; no columns for a set without labels.
+
+    all_attr [N, K] int64, attr_names [K], and class_names [K, V]: what each column's classes are called, '' past them.
+    """
     if dataset.labels is None:
         return {"all_attr": np.zeros((count, 0), np.int64), "attr_names": np.array([], dtype=str)}
-    labels = dataset.labels[:count].astype(np.int64)
-    names = dataset.label_names if dataset.spec.labels != "class" else ("class",)
-    return {"all_attr": labels, "attr_names": np.array(names, dtype=str)}
+    names = class_names(dataset)
+    widest = max(map(len, names))
+    padded = [(*column, *[""] * (widest - len(column))) for column in names]
+    return {"all_attr": dataset.labels[:count].astype(np.int64), "class_names": np.array(padded, dtype=str),
+            "attr_names": np.array(column_names(dataset), dtype=str)}
 
 
 def train_latent_ddim(command: Command) -> None:
@@ -92,20 +97,54 @@ def plot_latent(command: Command) -> None:
     config = trained.config
     check_writable(config_module.folder(config, "imgs"))
     dataset = trained.load_data(config.split or "test")
+    column = label_column(dataset, config.label)
     codes = encode_split(trained, dataset, config.num_images or 5_000).numpy()
-    labels = None if dataset.labels is None else dataset.labels[: len(codes), -1]
     title = f"z of {len(codes)} images ({dataset.split})"
     if config.a_dim > 2:
-        centred = codes - codes.mean(0)
-        _, values, axes = np.linalg.svd(centred, full_matrices=False)
-        share = (values[:2] ** 2).sum() / (values**2).sum()
-        codes = centred @ axes[:2].T
+        codes, share = principal_plane(codes)
         title += f", first two principal components ({share:.0%} of the variance)"
     elif config.a_dim == 1:
         codes = np.concatenate([codes, np.zeros_like(codes)], axis=1)
-    if labels is not None and dataset.spec.labels != "class":
-        title += f"\ncoloured by {dataset.label_names[-1]}"
+    if column is not None and dataset.spec.labels != "class":
+        title += f"\ncoloured by {dataset.label_names[column]}"
     path = config_module.folder(config, "imgs") / "plot_latent" / "plot_latent.png"
-    names = dataset.label_names if dataset.spec.labels == "class" else ()
-    plots.scatter(codes, path, title, labels, names)
+    labels = None if column is None else dataset.labels[: len(codes), column]
+    plots.scatter(codes, path, title, labels, () if column is None else class_names(dataset)[column])
     print(f"{path}")
+
+
+def label_column(dataset: registry.Dataset, name: str | None) -> int | None:
+    """The column of a label's name, the last where None. Raises CommandError for a name that there is not."""
+    names = column_names(dataset)
+    if name is not None and name not in names:
+        raise CommandError(f"--label {name}: the labels of {dataset.spec.name} are {', '.join(names) or 'none'}")
+    return None if not names else names.index(name) if name else len(names) - 1
+
+
+def column_names(dataset: registry.Dataset) -> tuple[str, ...]:
+    """What the label columns are called: 'class' where there is one class, () for a set without labels."""
+    if dataset.labels is None:
+        return ()
+    return dataset.label_names if dataset.spec.labels != "class" else ("class",)
+
+
+def class_names(dataset: registry.Dataset) -> tuple[tuple[str, ...], ...]:
+    """The names of each column's classes, their numbers where they have none."""
+    spec = dataset.spec
+    if spec.labels == "class":
+        return (spec.label_names,)
+    numbers = tuple(tuple(map(str, range(size))) for size in spec.factor_sizes)
+    return spec.value_names or numbers or ((),) * dataset.labels.shape[1]
+
+
+def principal_plane(codes: np.ndarray) -> tuple[np.ndarray, float]:
+    """Codes [N, n > 2] on their first two principal components [N, 2], and the share of the variance there.
+
+    One code, or equal ones, have no variance: all of it is in the plane.
+    """
+    centred = codes - codes.mean(0)
+    _, values, axes = np.linalg.svd(centred, full_matrices=False)
+    plane = np.zeros((len(codes), 2), codes.dtype)
+    plane[:, : len(axes)] = centred @ axes[:2].T  # one code has one axis
+    total = (values**2).sum()
+    return plane, float((values[:2] ** 2).sum() / total) if total > 0 else 1.0

@@ -325,6 +325,11 @@ RUN_PLACES = [
     ("--mode disentangle --img_folder a-file", "a-file"),
     ("--mode interpolate --img_folder /proc/nowhere", "/proc/nowhere"),
     ("--mode plot_latent --img_folder a-file", "a-file"),
+    ("--mode plot_latent --label colour", "--label colour"),
+    ("--mode train --dataset line --flip", "--flip"),
+    *[(f"--mode train --{name} {'x' * 300}", f"--{name}") for name in
+      ("data_dir", "model_folder", "img_folder", "log_folder", "result_folder")],
+    (f"--mode disentangle --img_id {'x' * 300}/a.png", "--img_id"),
     ("--mode nll --model vanilla --result_folder a-file", "a-file"),
 ]
 

@@ -1,4 +1,4 @@
-"""Whatever is typed: a config, or one line. And whatever a config is, its name is a folder below the root."""
+"""Whatever is typed or stands in a table: read, or one line. Whatever a config is, its name is below the root."""
 
 import argparse
 import copy
@@ -18,7 +18,7 @@ import run
 import train_classifier
 import training
 from config import MODES, Config, folder, parse, to_dict
-from dataset import registry
+from dataset import labels, registry
 from experiment import open_trained
 from metrics import fid
 from utils import UNREADABLE, CommandError, load_checkpoint
@@ -228,3 +228,39 @@ def test_a_stored_checkpoint_with_any_field_changed_is_used_or_one_line(stored, 
 def test_an_unchanged_checkpoint_is_used(stored):
     path, record, _ = stored
     assert outcome(path, record) == "used"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables of labels
+
+NAMES = [f"{part}/{k:03d}.png" for part in "ab" for k in range(3)]
+TABLE = "file,kind,size\n" + "".join(f"{name},{'xy'[k % 2]},{k % 3}\n" for k, name in enumerate(NAMES))
+SCRAPS = st.one_of(st.text(max_size=4), st.sampled_from([
+    ",", ";", "\t", "\n", "\r\n", '"', "./", "\\", "/", "..", "NA", "nan", "0", "0.0", "1e999", "-0", "a/000.png",
+    "000", "é", "\0", "\ufeff", "_", "1_0", "x" * 200_000, "9" * 400, "Unnamed: 0", "index"]))
+
+
+@st.composite
+def tables(draw) -> bytes:
+    """A table of labels with a few scraps put in, cut out or written over; now and then in another encoding."""
+    text = TABLE.replace(",", draw(st.sampled_from(",;\t|")))
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.integers(0, len(text)))
+        text = text[:place] + draw(SCRAPS) + text[place + draw(st.integers(0, 12)):]
+    content = text.encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"])), errors="replace")
+    cut = draw(st.integers(0, len(content)))
+    return content[:cut] if draw(st.integers(0, 9)) == 0 else content
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(tables())
+def test_any_table_of_labels_is_read_whole_or_refused_in_one_line(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "labels.csv"
+    path.write_bytes(content)
+    try:
+        numbers, details = labels.to_classes(path, labels.read_labels(path, NAMES))
+    except CommandError as error:
+        assert path.name in str(error)
+        return
+    assert len(numbers) == len(NAMES) and (numbers >= 0).all() and (numbers < details["factor_sizes"]).all()
+    assert [len(names) for names in details["value_names"]] == list(details["factor_sizes"])

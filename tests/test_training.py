@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ import torch
 import config as config_module
 import run
 import training
+from config import Config
 from dataset import registry
 from experiment import build_fresh, fit_gaussian
 from rng import Rng
-from utils import load_checkpoint, locked
+from utils import CommandError, RunError, load_checkpoint, locked
 
 ROOT = Path(__file__).parents[1]
 ROWS, BATCH = 38, 16  # two steps an epoch, and six rows left over
@@ -557,3 +560,44 @@ def test_two_processes_train_what_one_trains():
     logs = [json.loads(Path(f"world{world}/logs/{exp}/metrics.jsonl").read_text()) for world in (1, 2)]
     for part in ("train", "val"):
         assert logs[0][part] == pytest.approx(logs[1][part], rel=1e-3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is read
+
+
+@pytest.mark.parametrize("name, typed, mirrored", [
+    ("folder", None, False), ("folder", True, True), ("celeba", None, True), ("celeba", False, False)])
+def test_images_are_mirrored_where_the_flag_or_else_the_set_says_so(name, typed, mirrored):
+    images = np.zeros((40, 3, 4, 4), np.uint8)
+    images[..., :2] = 200  # bright on the left
+    dataset = registry.Dataset(replace(registry.SPECS[name], size=4), "train", np.arange(40), images)
+    batches = training.Run._batches(SimpleNamespace(
+        dataset=dataset, config=Config(dataset=name, flip=typed), batch=20, seed=0,
+        stepper=SimpleNamespace(step=0), total=2, epoch_steps=2, device=torch.device("cpu")))
+    left = torch.cat([x[..., :2].mean((1, 2, 3)) > x[..., 2:].mean((1, 2, 3)) for _, x, _ in batches])
+    assert len(left) == 40 and (5 < left.sum() < 35 if mirrored else left.all())
+
+
+@pytest.mark.parametrize("error, status", [(CommandError("a.png is not a readable image"), 2),
+                                           (RunError("a process that reads images was killed"), 1)])
+def test_a_picture_that_breaks_or_a_reader_that_dies_leaves_the_state_saved(monkeypatch, capsys, error, status):
+    assert train(VANILLA) == 0
+    whole, log = last(), metrics()
+    plain = registry.stream
+
+    def breaking(*args):
+        for step, batch in enumerate(plain(*args)):
+            if step == 3:
+                raise error
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "stream", breaking)
+        assert train(f"{VANILLA} --no-resume") == status
+    said = capsys.readouterr()
+    assert said.err.strip().splitlines()[-1].endswith(str(error)) and "last.pth, step 3" in said.out
+    assert last()["step"] == 3
+    assert train(VANILLA) == 0
+    assert_equal(last(), whole)
+    assert metrics() == log

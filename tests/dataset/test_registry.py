@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,8 @@ def test_only_the_rows_that_the_caller_names_are_mirrored():
 
 def test_flips_only_where_they_make_sense():
     flipped = {name for name, spec in registry.SPECS.items() if spec.flip}
-    assert flipped.isdisjoint({"digits", "mnist", "dsprites", "shapes3d", "3dshapes"}) and "celeba" in flipped
+    assert flipped.isdisjoint({"digits", "mnist", "dsprites", "shapes3d", "3dshapes", "folder"})
+    assert "celeba" in flipped
 
 
 @pytest.mark.parametrize("kwargs, culprit", [({"channels": 2}, "--input_channels 2"), ({"size": -1}, "--input_size")])
@@ -268,6 +270,61 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(in_tmp, content):
     assert not (in_tmp / "ran").exists()
 
 
+class Forged:
+    """Rebuilt by numpy's own unpickling, an array of pointers, or of whatever flags, that a file chose."""
+
+    def __init__(self, *made):
+        self.made = made
+
+    def __reduce__(self):
+        return self.made
+
+
+class ForgedState:
+    """An array or a type whose state is not what numpy would write."""
+
+    def __init__(self, made, state):
+        self.made, self.state = made, state
+
+    def __reduce__(self):
+        return (*self.made, self.state)
+
+
+EMPTY = np.empty(0, np.uint8).__reduce__()[:2]
+BYTES = np.dtype("u1")
+ODD_TYPE = ForgedState((np.dtype, ("u1", False, True)), (3, "|", None, None, None, -1, -1, 63))
+
+
+@pytest.mark.parametrize("labels", [
+    Forged(np.ndarray, ((1,), np.dtype("O"), b"AAAAAAAA")),
+    ForgedState(EMPTY, (1, (1,), np.dtype("O"), False, [1])),
+    ForgedState(EMPTY, (1, (1,), np.dtype("S1"), False, b"A")),
+    ForgedState(EMPTY, (1, (1000,), BYTES, False, b"A")),
+    ForgedState(EMPTY, (1, (-1, 1 << 62), BYTES, False, b"A")),
+    ForgedState(EMPTY, (1, (1,), BYTES, True, b"A")),
+    ForgedState(EMPTY, (1, (1,), 7, False, b"A")),
+    ForgedState(EMPTY, None),
+    ForgedState((np.dtype, ("V8", False, True)), (3, "<", None, None, None, 8, 1, 127)),
+    np.array([11], np.uint8), [-1], [10], ["1"], [1.5], [[1]], [1 << 70], {0: 1}, None,
+    np.array([[1]]), np.array([1.0]),
+])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_forged_arrays_and_labels_out_of_range_are_one_line(in_tmp, labels, protocol):
+    write_cifar(in_tmp / "cifar-10-batches-py")
+    record = {b"data": np.zeros((1, 3072), np.uint8), b"labels": labels}
+    (in_tmp / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps(record, protocol=protocol))
+    assert "data_batch_3" in refusal("cifar10", "train", root=in_tmp)
+
+
+def test_a_type_is_known_by_its_name_alone(in_tmp):
+    """Forged flags of an honest type change nothing."""
+    images, _ = write_cifar(in_tmp / "cifar-10-batches-py")
+    record = {b"data": ForgedState(EMPTY, (1, (4, 3072), ODD_TYPE, False, images[8:12].tobytes())),
+              b"labels": np.array([8, 9, 0, 1])}
+    (in_tmp / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps(record, protocol=2))
+    np.testing.assert_array_equal(registry.load("cifar10", "train", root=in_tmp).images.reshape(-1, 3072), images[:18])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # celeba
 
@@ -408,6 +465,77 @@ def test_an_h5_file_that_is_none_or_lacks_labels_is_named(tmp_path):
     assert "'labels'" in refusal("3dshapes", "train", root=tmp_path)
 
 
+def test_pixels_outside_of_the_h5_file_are_not_read(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    images, labels = pictures(4, 8, 8, 3), np.zeros((4, 6))
+    (tmp_path / "secret").write_bytes(images.tobytes())
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["images"] = images
+
+    def made(**arrays) -> str:
+        with h5py.File(tmp_path / "3dshapes.h5", "w") as file:
+            file["labels"] = labels
+            for name, make in arrays.items():
+                if name in file:
+                    del file[name]
+                make(file, name)
+        return refusal("3dshapes", "train", root=tmp_path)
+
+    outside = made(images=lambda file, name: file.create_dataset(
+        name, images.shape, "u1", external=[(str(tmp_path / "secret"), 0, images.size)]))
+    layout = h5py.VirtualLayout(images.shape, "u1")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "images", images.shape)
+    virtual = made(images=lambda file, name: file.create_virtual_dataset(name, layout))
+    assert "other files" in outside and "other files" in virtual
+    for target in (h5py.ExternalLink("other.h5", "images"), h5py.SoftLink("/nowhere")):
+        link = made(images=lambda file, name, target=target: file.__setitem__(name, target))
+        assert "no array 'images' of its own" in link
+    assert "group" in made(images=lambda file, name: file.create_group(name))
+    assert "group" in made(images=lambda file, name: file.__setitem__(name, images),
+                           labels=lambda file, name: file.create_group(name))
+    assert "labels" in made(images=lambda file, name: file.create_dataset(name, (1 << 40, 8, 8, 3), "u1", chunks=True))
+
+
+def test_a_damaged_chunk_of_an_h5_file_is_named(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "3dshapes.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("images", data=pictures(4, 8, 8, 3), chunks=(1, 8, 8, 3), compression="gzip")
+        file["labels"] = np.zeros((4, 6))
+        chunk = file["images"].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\xff" * chunk.size
+    path.write_bytes(content)
+    assert str(path) in " ".join(refusal_of_any_split("3dshapes", tmp_path))
+
+
+def refusal_of_any_split(name, root) -> list[str]:
+    messages = []
+    for split in registry.SPLITS:
+        try:
+            registry.load(name, split, root=root, size=8)
+        except CommandError as error:
+            messages.append(str(error))
+    return messages
+
+
+@pytest.mark.parametrize("shape, culprit", [((1 << 40, 64, 64), "larger than"), ((9, 64, 64), "missing")])
+def test_an_npz_that_claims_more_than_it_holds_is_refused_before_memory_is_asked_for(tmp_path, shape, culprit):
+    with zipfile.ZipFile(tmp_path / dsprites.FILE, "w") as archive, archive.open("imgs.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.write(b"1234")
+    assert culprit in refusal("dsprites", "train", root=tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_an_idx_file_that_claims_more_than_it_holds_is_refused(tmp_path, ending):
+    write_mnist(tmp_path / "mnist", ending)
+    content = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 28)
+    path = tmp_path / "mnist" / f"train-images-idx3-ubyte{ending}"
+    path.write_bytes(gzip.compress(content) if ending else content)
+    assert "more than" in refusal("mnist", "train", root=tmp_path)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Folders of images
 
@@ -434,6 +562,8 @@ def test_ffhq_labels_come_from_the_json_files_of_its_features(faces):
         (faces / "ffhq" / "json" / f"{k:05d}.json").write_text(json.dumps(record))
     known = [k for k in range(10) if k != 4]  # the fifth has no features, and leaves
     assert both_parts(faces) == {row: [k >= 5, k % 2 == 0, k < 3] for row, k in enumerate(known)}
+    (faces / "ffhq" / "json" / "00003.json").write_text("[" * 100_000)
+    assert "00003.json" in refusal("ffhq", "train", root=faces)
     (faces / "ffhq" / "json" / "00003.json").unlink()
     assert "00003.json" in refusal("ffhq", "train", root=faces)
 
