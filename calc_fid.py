@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from config import integer
-from gen_fid_stats import Parser, build_extractor, parse, statistics_path
+from gen_fid_stats import Parser, build_extractor, parse, sharing, statistics_path
 from utils import CommandError, exit_status, read_json, versions, writable_file, write_json
 
 
@@ -69,7 +69,7 @@ def report(record: dict, path: Path) -> str:
     known = "an unknown number" if record["reference_count"] is None else record["reference_count"]
     scores = [shown_score("fid", "FID"), shown_score("kid", "KID")]
     if "fid_infinity" in record:
-        scores.insert(1, shown_score("fid_infinity", "FID of infinitely many"))
+        scores.insert(1, shown_score("fid_infinity", "FID_infinity"))
     line = (
         f"{', '.join(scores)}: {record['extractor']}, resize {record['resize']}, weights {record['weights']}, "
         f"{record['count']} images against {known} of {record['reference']} -> {path}"
@@ -77,7 +77,7 @@ def report(record: dict, path: Path) -> str:
     more = [shown_score(name, name) for name in ("precision", "recall", "density", "coverage")
             if record[name] is not None]
     if record["fid_bias"] is not None:
-        more.append(f"of FID, {record['fid_bias']:.3g} or so is due to the finite number of images")
+        more.append(f"bias of FID at {record['count']} images about {record['fid_bias']:.3g}")
     line = f"{line} [{record['note']}]" if record["note"] else line
     return "\n".join([line, ", ".join(more)]) if more else line
 
@@ -135,10 +135,8 @@ def _run(argv: list[str]) -> None:
         raise CommandError(f"--nearest shows images, and {place} holds statistics: give their folder, or --data_dir")
     if picture:
         writable_file(picture)
-    try:
+    with sharing():
         record, draw = measure(args, place, stored)
-    finally:
-        distributed.stop()
     if not distributed.is_main():
         return
     name = entry_name(args, place, record)

@@ -8,13 +8,14 @@ and its subfolders, or with --data_dir those of the data set called NAME. Under 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 from config import integer
 from dataset.registry import SPECS
-from utils import CommandError, exit_status, writable_file
+from utils import CommandError, exit_status, first_line, writable_file
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,6 +90,21 @@ def build_extractor(args: argparse.Namespace):
     return extractors.classifier(path, device)
 
 
+@contextlib.contextmanager
+def sharing():
+    """Within it processes of torchrun share images; where one of them stops, the others do, with a line each."""
+    import distributed
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not distributed.is_lost(error):
+            raise
+        raise CommandError(f"process {distributed.rank()} lost another one ({first_line(error)})") from None
+    finally:
+        distributed.stop()
+
+
 def _run(argv: list[str]) -> None:
     parser = Parser(prog="gen_fid_stats.py", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="what the statistics are called, or with --data_dir a data set")
@@ -103,15 +119,13 @@ def _run(argv: list[str]) -> None:
 
     if args.folder:
         fid.image_files(args.folder)
-    try:
+    with sharing():
         extractor = build_extractor(args)
         if args.folder:
             images = fid.folder_images(args.folder, extractor.channels, args.num_workers)
         else:
             images = fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels)
         statistics = fid.measure(images, extractor, args.batch_size)
-    finally:
-        distributed.stop()
     if distributed.is_main():
         fid.write_statistics(path, statistics)
         print(f"{path}: {statistics.count} images of {images.source} ({extractor.name}, resize {extractor.resize}, "
