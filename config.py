@@ -60,6 +60,8 @@ MODES = {
                            ("inversion", "split"), points=False),
     "disentangle": Mode("modes.reconstructions:disentangle", "change one latent dimension at a time", ("diff", "vae"),
                         ("inversion", "split"), points=False),
+    "manipulate": Mode("modes.manipulate:manipulate", "move an image along a label's direction in z", ("diff", "vae"),
+                       ("inversion", "split"), points=False),
     "interpolate": Mode("modes.reconstructions:interpolate", "draw images between two images",
                         uses=("inversion", "split"), points=False),
     "plot_latent": Mode("modes.latents:plot_latent", "plot z of a split", ("diff", "vae"), ("split",)),
@@ -320,14 +322,20 @@ class Config:
     split: str | None = flag(None, "which part of the data", modes=("split",), unset="the mode's own",
                              choices=("train", "val", "test"))
     img_id: tuple[str, ...] = flag(("0",), "number of an image in the split, or an image file, cut as the data "
-                                   "set's own; interpolate: two", modes=("disentangle", "interpolate"), nargs="+",
-                                   type=place)
-    label: str | None = flag(None, "label column that colours the points", modes=("plot_latent",), unset="the last")
+                                   "set's own; interpolate: two", modes=("disentangle", "interpolate", "manipulate"),
+                                   nargs="+", type=place)
+    label: str | None = flag(None, "plot_latent: label column that colours the points; manipulate: the class, "
+                             "attribute or FACTOR=VALUE to move along", modes=("plot_latent", "manipulate"),
+                             unset="plot_latent: the last column")
+    strengths: tuple[float, ...] = flag((-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6), "how far to move, in units of "
+                                        "sqrt(a_dim) of standardised z", modes=("manipulate",), nargs="+",
+                                        type=number(-100, 100))
     disent_metric: str = flag("dci", "disentanglement score", modes=("save_latent", "programs"),
                               choices=("dci", "tad"))
-    num_images: int | None = flag(None, "how many images are measured", unset="1,000; all for save_latent",
-                                  modes=("latent_quality", "save_latent", "measuring", "save_original_img",
-                                         "plot_latent"), type=integer(1))
+    num_images: int | None = flag(None, "how many images are measured", unset="1,000; all for save_latent; "
+                                  "10,000 for manipulate", modes=(
+                                      "latent_quality", "save_latent", "measuring", "save_original_img", "plot_latent",
+                                      "manipulate"), type=integer(1))
     npoints: int = flag(100, "log-SNR evaluations an image", modes=("measuring",), type=integer(1))
     soft: bool = flag(False, "report the soft-rounded discrete bound too", modes=("nll",), needs=IMAGES)
     ensemble: tuple[str, ...] = flag((), "further checkpoints whose best error at each log-SNR counts",

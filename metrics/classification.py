@@ -221,6 +221,20 @@ def fit_logistic(inputs: np.ndarray, label: np.ndarray, cost: float, start: np.n
     return found.x.reshape(width + 1, classes) * scale
 
 
+def direction(codes: np.ndarray, label: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The step in z [D] that is a unit step, among standardised codes, along a logistic regression's normal.
+
+    codes   [N, D] float;  label: [N], 0 or 1. The penalty is chosen by validation.
+    """
+    centred, sd = codes - codes.mean(axis=0, dtype=np.float64), codes.std(axis=0, dtype=np.float64)
+    standard = centred / np.where(sd > 1e-12, sd, np.inf)
+    rotation = PCA(svd_solver="full").fit(standard)
+    rotated = rotation.transform(standard).astype(np.float32)
+    weights = fit_logistic(rotated, label, choose_cost(rotated, label, seed))
+    normal = (weights[:-1, 1] - weights[:-1, 0]) @ rotation.components_
+    return (normal / np.linalg.norm(normal) * sd).astype(np.float32)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Networks: one head of outputs a label, all in one vector of logits
 

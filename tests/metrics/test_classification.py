@@ -126,6 +126,21 @@ def test_logistic_regression_is_scikit_learns_with_the_penalty_chosen_by_validat
     assert classification.choose_cost(rotated, labels[:300, 0], 0) > min(classification.COSTS)
 
 
+def test_a_direction_is_a_unit_step_of_standardised_codes_along_the_planted_one():
+    generator = np.random.default_rng(0)
+    label = np.arange(2000) % 2
+    planted = np.array([3.0, 4.0, 0.0, 0.0]) / 5
+    standard = generator.normal(size=(2000, 4)) + 2 * np.outer(label - 0.5, planted)
+    codes = standard * [100.0, 0.01, 1.0, 1.0] + 5
+    codes[:, 3] = 7.0  # a dead code
+    found = classification.direction(codes, label) / np.where(codes.std(axis=0) > 1e-9, codes.std(axis=0), 1)
+    assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
+    # the optimal normal of equal covariances: in standardised codes, within-class precision times the shift
+    scale = standard[:, :2].std(axis=0)
+    optimal = planted[:2] * scale
+    assert found[:2] @ optimal / np.linalg.norm(optimal) > 0.99 and found[3] == 0
+
+
 def test_components_are_taken_within_the_fold_of_the_inputs_as_they_are():
     """The class stands in a small direction: lost by two components, kept by all, and by two of standardised inputs."""
     generator = np.random.default_rng(0)

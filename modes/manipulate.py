@@ -1,0 +1,93 @@
+"""The mode manipulate: an image moved along a label's direction in z, its x_T kept."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+import config as config_module
+import plots
+from config import Command, did_you_mean
+from dataset import registry
+from experiment import open_trained
+from metrics import classification
+from modes.latents import class_names, column_names, encode_split, refuse_given
+from modes.reconstructions import chosen_image, decode_all, quality
+from utils import CommandError, check_writable
+
+FITTED_ROWS = 10_000  # of the training split, where --num_images is not given
+
+
+def manipulate(command: Command) -> None:
+    """Mode `manipulate`: images at z + s sqrt(a_dim) w for every s of --strengths, x_T that of the image.
+
+    w is the unit normal of a linear classifier of --label, fitted to the training split's standardised codes; z is
+    moved where they are standardised (diffusion autoencoders, Preechakul et al. 2022, sec. 5.2, whose s is .3).
+    """
+    trained = open_trained(command)
+    config, coder = trained.config, trained.autoencoder()
+    check_writable(config_module.folder(config, "imgs"))
+    refuse_given(trained)
+    train = trained.load_data("train")
+    column, value = chosen_label(train, config.label)
+    images, names = zip(*(chosen_image(trained, which) for which in config.img_id), strict=True)
+    folder = config_module.folder(config, "imgs") / f"manipulate-{'-'.join(names)}"
+
+    positive = (train.labels[: config.num_images or FITTED_ROWS, column] == value).astype(np.int64)
+    _refuse_constant(positive, config.label)
+    codes = encode_split(trained, train, len(positive)).numpy()
+    score = classification.evaluate(codes, positive[:, None], [config.label], folds=5, seed=config.r_seed, jobs=1)
+    step = torch.from_numpy(classification.direction(codes, positive, config.r_seed)) * math.sqrt(config.a_dim)
+    print(f"{config.label}: {positive.mean():.1%} of {len(codes)} training images; told from z with AUROC "
+          f"{score['mean']:.3f} +- {score['se']:.3f} (linear, five folds)")
+
+    strengths = torch.tensor(config.strengths, device=trained.device)[:, None]
+    rows = []
+    for x in images:
+        z, x_T = coder.encode(x)
+        moved = decode_all(coder, z + strengths * step.to(z), x_T, config.batch_size)
+        print(quality(coder, coder.decode(z, x_T), x))
+        rows.append(torch.cat([x, moved]))
+    pixels = [plots.to_uint8(row) for row in rows]
+    for name, row in zip(names, pixels, strict=True):
+        for strength, image in zip(config.strengths, row[1:], strict=True):
+            plots.write_png(folder / f"{name}_{strength:+g}.png", image)
+    heads = ["image", *(f"{strength:+g}" if strength else "0" for strength in config.strengths)]
+    title = f"{config.label}, at s (AUROC {score['mean']:.3f})"
+    plots.labelled_sheet(np.concatenate(pixels), heads, names, title, folder / "all.png")
+    print(f"{len(config.strengths)} strengths of {len(rows)} images in {folder} (all.png: image, then a column each)")
+
+
+def chosen_label(dataset: registry.Dataset, name: str | None) -> tuple[int, int]:
+    """The label column, and the value in it, that a name stands for: a class, an attribute, or 'FACTOR=VALUE'.
+
+    Raises CommandError for a name that there is not.
+    """
+    known = known_labels(dataset)
+    if not known:
+        raise CommandError(f"--label: {dataset.spec.name} has no labels to find a direction for")
+    if name not in known:
+        wrong = "--label is needed: what to move along" if name is None else f"--label {name} is unknown"
+        near = "" if name is None else did_you_mean(name, known)
+        raise CommandError(f"{wrong}; {dataset.spec.name} has {', '.join(known)}{near}")
+    return known[name]
+
+
+def known_labels(dataset: registry.Dataset) -> dict[str, tuple[int, int]]:
+    """{name: (column, value)} of all that is there or not: every class, attribute or value of a factor."""
+    columns = column_names(dataset)
+    if not columns or dataset.spec.labels == "attributes":
+        return {name: (k, 1) for k, name in enumerate(columns)}
+    whole = dataset.spec.labels == "class"  # its values are named by themselves
+    return {name if whole else f"{column}={name}": (k, value)
+            for k, (column, names) in enumerate(zip(columns, class_names(dataset), strict=True))
+            for value, name in enumerate(names)}
+
+
+def _refuse_constant(positive: np.ndarray, name: str) -> None:
+    least = min(positive.sum(), len(positive) - positive.sum())
+    if least < 10:
+        raise CommandError(f"--label {name}: {positive.sum()} of {len(positive)} training images have it, too few to "
+                           f"tell on which side: raise --num_images")
