@@ -178,6 +178,40 @@ def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, y
     save(figure, path)
 
 
+def sampler_panels(panels: dict[tuple[str, str], dict[str, tuple]], levels: dict[str, float], path: str | Path,
+                   title: str) -> None:
+    """Curves (evaluations, distance, standard error) by sampler, in a panel for each (spacing, 'fid' or 'path').
+
+    levels      distances by name that do not depend on the panel, drawn across every 'fid'
+    """
+    spacings = list(dict.fromkeys(spacing for spacing, _ in panels))
+    names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    figure = Figure(figsize=(3 * len(spacings) + 2, 5.6), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(2, len(spacings), squeeze=False, sharex=True, sharey="row")
+    for (spacing, measure), series in panels.items():
+        panel = grid[measure == "path"][spacings.index(spacing)]
+        for name, (x, y, se) in series.items():
+            panel.errorbar(x, y, yerr=np.asarray(se), marker="o", markersize=3, capsize=2, linewidth=1.2,
+                           color=f"C{names.index(name)}", label=name)
+        if measure == "fid":
+            panel.set_title(f"--spacing {spacing}", fontsize=9)
+            for style, (name, level) in zip(("-", "--", ":", "-."), levels.items(), strict=False):
+                panel.axhline(level, color="grey", linestyle=style, linewidth=1, label=name)
+        else:
+            panel.set_xlabel("evaluations of the denoiser")
+            panel.set_yscale("log")
+        panel.set_xscale("log")
+        places = sorted({value for x, *_ in series.values() for value in x})
+        panel.set_xticks(places, [str(value) for value in places])
+        panel.minorticks_off()
+    grid[0][0].set_ylabel("Frechet distance to the test split")
+    grid[1][0].set_ylabel("distance to the exact flow's end")
+    lines = {text: handle for handle, text in zip(*grid[0][0].get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False, fontsize=8)
+    save(figure, path)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Figures of the measuring modes, drawn from what stands in their result files
 #

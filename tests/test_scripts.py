@@ -302,12 +302,14 @@ def test_mmd_kernel_keeps_its_gradient_at_high_dimension():
     assert all(row["pull"] > 5 * row["pull_se"] for row in scaled.values())  # towards the prior
 
 
-def test_quick_sampler_is_held_against_the_slowest_ddpm():
-    rows = [{"sampler": sampler, "steps": steps, "fid": fid, "fid_se": 0.3} for sampler, steps, fid in
-            (("ddpm", 50, 9.0), ("ddpm", 1000, 2.0), ("ddim", 20, 4.0), ("dpmpp", 10, 5.0), ("dpmpp", 20, 1.5))]
+def test_the_sampler_nearest_to_the_flow_is_held_against_the_slowest_ddpm():
+    rows = [{"sampler": sampler, "spacing": "time", "steps": n, "evaluations": n, "fid": fid, "fid_se": 0.3} | path
+            for sampler, n, fid, path in (
+                ("ddim", 20, 4.0, {"path": 0.3}), ("dpmpp", 10, 5.0, {"path": 0.2}), ("unipc", 20, 1.5, {"path": 0.1}),
+                ("unipc", 50, 1.0, {"path": 0.01}), ("ddpm", 50, 9.0, {}), ("ddpm", 1000, 2.0, {}))]
     found = compare_samplers.verdict(rows)
-    assert (found["ddpm_steps"], found["difference"]) == (1000, -0.5)
-    assert found["difference_se"] == pytest.approx(0.3 * 2**0.5)
+    assert (found["sampler"], found["evaluations"], found["ddpm_steps"]) == ("unipc", 20, 1000)
+    assert found["difference"] == -0.5 and found["difference_se"] == pytest.approx(0.3 * 2**0.5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -361,11 +363,15 @@ def test_samplers_are_compared_on_a_trained_model(in_tmp):
     for script, variables in (("run", {"MODEL": "vanilla"}), ("gen_fid", {})):
         assert bash(script, **{**TINY, **variables}).returncode == 0
     words = ("--model vanilla --dataset digits --diffusion_steps 20 --unets_channels 8 --sampling_number 40 "
-             "--steps 5 20 --ddpm_steps 20 50")
+             "--evaluations 5 50 --ddpm_steps 20 50 --samplers ddim ddpm dpmpp_sde heun --spacings time fitted")
     assert compare_samplers.main(words.split()) == 0
     record = read_json(in_tmp / "results" / "vanilla" / "digits_20steps_8unet" / "samplers.json")
-    assert [(row["sampler"], row["steps"], row["count"]) for row in record["rows"]] == [
-        ("ddpm", 20, 40), ("ddim", 5, 40), ("ddim", 20, 40), ("dpmpp", 5, 40), ("dpmpp", 20, 40),
+    assert [(row["sampler"], row["spacing"], row["steps"], row["count"], "path" in row) for row in record["rows"]] == [
+        ("ddim", "time", 5, 40, True), ("ddim", "fitted", 5, 40, True), ("dpmpp_sde", "time", 5, 40, False),
+        ("heun", "time", 3, 40, True), ("heun", "fitted", 3, 40, True), ("ddpm", "time", 20, 40, False),
     ]
+    fitted, time = ([row["path"] for row in record["rows"] if row.get("path") and row["spacing"] == spacing]
+                    for spacing in ("fitted", "time"))
+    assert all(a < b for a, b in zip(fitted, time, strict=True))
     assert record["verdict"]["ddpm_steps"] == 20
     assert (in_tmp / "results" / "vanilla" / "digits_20steps_8unet" / "samplers.png").stat().st_size > 0
