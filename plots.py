@@ -34,11 +34,22 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
         temporary.write_bytes(png(pixels))
 
 
-def sheet(pixels: np.ndarray, columns: int, shown: int = 64, gap: int = 2) -> np.ndarray:
-    """uint8 [B,H,W,C] -> one uint8 picture [.,.,C], white between the tiles, each magnified to `shown` pixels or so."""
+def enlarged(pixels: np.ndarray, shown: int = 64) -> np.ndarray:
+    """uint8 [B,H,W,C], each image enlarged by a whole number to `shown` pixels or so, smoothly (bicubic)."""
     count, height, width, channels = pixels.shape
     factor = max(1, shown // max(height, width))
-    pixels = pixels.repeat(factor, 1).repeat(factor, 2)
+    if factor == 1 or not count:
+        return pixels
+    size = width * factor, height * factor
+    tiles = [np.asarray(Image.fromarray(tile[:, :, 0] if channels == 1 else tile).resize(
+        size, Image.Resampling.BICUBIC)) for tile in pixels]
+    return np.stack(tiles).reshape(count, size[1], size[0], channels)
+
+
+def sheet(pixels: np.ndarray, columns: int, shown: int = 64, gap: int = 2) -> np.ndarray:
+    """uint8 [B,H,W,C] -> one uint8 picture [.,.,C], white between the tiles, each enlarged to `shown` pixels or so."""
+    count, channels = len(pixels), pixels.shape[3]
+    pixels = enlarged(pixels, shown)
     rows, (height, width) = math.ceil(count / columns), pixels.shape[1:3]
     canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, np.uint8)
     for i, tile in enumerate(pixels):
