@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How much a latent knows: I(x; z), measured by the denoiser's errors.
+# How much a latent knows: the interval of I(x; z), and what the denoiser uses of it (docs/information.md).
 #   bash scripts/information.sh known      mvn in 2, 3 and 5 dimensions, where I(x; z) is known exactly
 #   bash scripts/information.sh digits     InfoDiffusion and a diffusion autoencoder, noise tau on their z
 #   bash scripts/information.sh weights    digits, growing --mmd_weight and shrinking --kld_weight, and one figure of it
