@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,14 @@ from experiment.checkpoint import (
 )
 from experiment.pictures import as_batch, to_pictures
 from experiment.prepare import load_data, pick_device
+from information.lattice import Lattice, lattice_of
 from models import LatentDiffusion
 from rng import Rng
 from sampling import generate
 from utils import CommandError, check_writable, file_hash
+
+if TYPE_CHECKING:
+    from experiment.measuring import LogProb
 
 PART = 256  # images that a network sees at once
 
@@ -172,6 +177,33 @@ class Trained:
         """
         coder, (first, second) = self.autoencoder(steps), (self.batch(a), self.batch(b))
         return coder.between(first, second, points)
+
+    @property
+    def lattice(self) -> Lattice | None:
+        """The values that a pixel can take; None for points."""
+        own = self.config.input_size in (None, self.spec.size)
+        return lattice_of(self.spec.levels if own or self.spec.levels is None else 256)
+
+    def log_prob(self, images, npoints: int = 100, seed: int = 0) -> LogProb:
+        """log p(x) of images in nats, with standard errors and what kind of likelihood it is (`measuring.LogProb`).
+
+        npoints     log-SNR evaluations an image
+        Raises CommandError for a VAE, and for a model that knows p(x|z) only.
+        """
+        from experiment.measuring import log_prob
+
+        return log_prob(self, self.batch(images), npoints, seed)
+
+    def information(self, taus: tuple[float, ...] = (1.0, 2.0, 4.0), split: str = "test", seed: int = 0) -> list[dict]:
+        """Intervals that contain I(x; z), in nats, as `--mode mutual_info` prints them first; from the codes alone.
+
+        taus    deviations of the noise on a deterministic code, in units of its own; a stochastic encoder has its own
+        Returns a record a tau: 'tau', 'bracket_nats' (lower, upper, their standard errors, saturated, log_n ...).
+        """
+        from experiment.intervals import codes_of_model, latents_of
+
+        codes = codes_of_model(self, split)
+        return [latent.part() for latent in latents_of(codes, taus, seed, self.config.prior == "regular")]
 
     @staticmethod
     def _in_parts(function: Callable[..., Tensor], *rows: Tensor | None) -> Tensor:

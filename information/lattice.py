@@ -75,3 +75,8 @@ class Lattice:
 
     def _exists(self, level: Tensor) -> Tensor:
         return (level >= 0) & (level < self.levels)
+
+
+def lattice_of(levels: int | None) -> Lattice | None:
+    """The lattice of images in [-1, 1] with so many grey levels; None for points."""
+    return None if levels is None else Lattice(-1.0, 2 / (levels - 1), levels)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from dataset import shapes3d
 from experiment import fit_gaussian
+from experiment.intervals import Latent
+from experiment.measuring import Sample
 from information.levels import Critic, Heads, exact_levels, fit, measure, surprise
 from information.likelihood import Mean, average
-from modes.intervals import Latent
-from modes.measuring import Sample
 from rng import Rng
 
 GRID = 13  # log-SNRs at which a curve is measured

@@ -13,10 +13,10 @@ import distributed
 import plots
 from config import Command, Config
 from experiment import Trained, open_trained
+from experiment.intervals import Latent, codes_of_file, codes_of_model, given_latent, latents_of
+from experiment.measuring import Sample, provenance
 from information.interval import check_order, check_taus
-from modes.intervals import Latent, codes_of_file, codes_of_model, given_latent, latents_of
 from modes.levels import curves
-from modes.measuring import Sample, provenance
 from modes.usable import usable_information, why_not
 from utils import (
     check_writable,

@@ -19,6 +19,19 @@ from config import Command
 from dataset import registry
 from diffusion import LogSNRProposal
 from experiment import Trained, assumptions_of, build_fresh, fit_gaussian, load_data, open_trained, pick_device
+from experiment.measuring import (
+    Sample,
+    cautions,
+    cells,
+    codes_of,
+    density_curve,
+    drawn_codes,
+    in_float32,
+    proposal_of,
+    provenance,
+    range_note,
+    reference_of,
+)
 from information.likelihood import (
     GAUSSIAN,
     Curve,
@@ -28,7 +41,6 @@ from information.likelihood import (
     combine,
     conditional,
     continuous_nll,
-    dequantise,
     discrete_nll,
     error_curve,
     profile,
@@ -37,17 +49,6 @@ from information.likelihood import (
 from information.mutual_information import UNCONDITIONAL
 from information.variational import DiscreteBounds, discrete_bounds, fixed_variance
 from models import Diffusion, InfoDiff
-from modes.measuring import (
-    Sample,
-    cautions,
-    codes_of,
-    drawn_codes,
-    in_float32,
-    proposal_of,
-    provenance,
-    range_note,
-    reference_of,
-)
 from regularisers import kl_to_normal
 from rng import Rng
 from sampling import generate
@@ -209,10 +210,8 @@ class Likelihood:
 
     def _dequantised(self, estimator: Estimator) -> list[dict]:
         sample = self.sample
-        own = error_curve(
-            {self.kind: estimator}, dequantise(sample.own_batches(), sample.lattice, self.seed), self.model.gaussian,
-            self.proposal, self.npoints, self.seed, **self._bar(sample, "dequantised"),
-        )
+        own = density_curve({self.kind: estimator}, sample.own_batches(), sample.lattice, self.model, self.proposal,
+                            self.npoints, self.seed, **self._bar(sample, "dequantised"))
         curve = Curve.concatenate(distributed.gather_objects(own))
         nll_nats = continuous_nll(curve, self.kind) - self._cells
         return [self._entry("dequantised", "dequantised", nll_nats, tails="Gaussian",
@@ -263,7 +262,7 @@ class Likelihood:
     @property
     def _cells(self) -> float:
         """log of the volume of a lattice cell."""
-        return math.prod(self.model.shape) * math.log(self.sample.lattice.step)
+        return cells(self.model.shape, self.sample.lattice)
 
     def _entry(self, bound: str, kind: str, nll_nats: Tensor, *, tails: str, **more) -> dict:
         nll_nats = nll_nats + (self.cost.double().cpu() if isinstance(self.cost, Tensor) else self.cost)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from experiment import noisy_latent
+from experiment.intervals import Latent
+from experiment.measuring import Sample, in_float32, proposal_of, range_note, reference_of
 from information.interval import Bracket, Check, check_usable
 from information.likelihood import average
 from information.mutual_information import (
@@ -18,9 +21,6 @@ from information.mutual_information import (
     scramble,
 )
 from models import InfoDiff
-from modes import noisy_latent
-from modes.intervals import Latent
-from modes.measuring import Sample, in_float32, proposal_of, range_note, reference_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import run
 from experiment import load
-from utils import CommandError, read_npz
+from utils import CommandError, read_json, read_npz
 
 EXP = "digits_2d_0.1mmd_4steps_4unet_4enc"
 
@@ -87,6 +87,37 @@ def test_points_come_as_floats(place):
     assert model.batch([0.1, 0.2]).shape == (1, 2)
     with pytest.raises(CommandError, match="points are floats"):
         model.batch(np.zeros((3, 3)))
+
+
+def test_log_prob_is_the_row_of_nll(place):
+    path = tiny.checkpoint("--dataset digits --z_dropout 0.1")
+    model = load(path, "cpu")
+    words = f"--mode nll --z_dropout 0.1 {tiny.SMALL} --num_images 6 --npoints 5"
+    assert run.main(words.split()) == 0
+    entries = read_json(f"results/{path.parent.name}/nll.json")["entries"]
+    (row,) = [entry for entry in entries if entry["bound"] == "dequantised"]
+    found = model.log_prob(model.load_data("test").batch(range(6)), npoints=5)
+    assert found.kind == "dequantised" and found.nats.shape == found.se.shape == (6,)
+    assert -found.mean.mean == pytest.approx(row["nll_nats"], rel=1e-6)
+    assert found.mean.se == pytest.approx(row["se_nats"], rel=1e-6)
+
+
+def test_what_has_no_likelihood_says_so(place, model):
+    x = np.zeros((8, 8), np.uint8)
+    with pytest.raises(CommandError, match="z_dropout"):
+        model.log_prob(x)
+    with pytest.raises(CommandError, match="VAE"):
+        load("models/vae/digits_2d_0.1mmd_4unet_4enc", "cpu").log_prob(x)
+    points = load("models/vanilla/moons_4steps_4unet", "cpu").log_prob([0.1, 0.2], npoints=4)
+    assert points.kind == "continuous" and points.se[0] > 0
+
+
+def test_intervals_are_those_of_mutual_info(place, model):
+    assert run.main(f"--mode mutual_info {tiny.SMALL} --tau 2".split()) == 0
+    record = read_json(f"results/{EXP}/mutual_info.json")
+    (found,) = model.information(taus=(2.0,))
+    for name in ("lower", "upper", "log_n"):
+        assert found["bracket_nats"][name] == pytest.approx(record["bracket_nats"][name], rel=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from torch import nn
 import config as config_module
 from dataset import points, registry
 from diffusion import Gaussian, LogSNRProposal
-from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data, prepare
+from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data, measuring, prepare
 from information import interval
-from modes import measuring, mutual_info, nll
+from modes import mutual_info, nll
 from run import main as run_main
 from scripts import plot_results
 from utils import CommandError

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiment import load_data
+from experiment.measuring import Sample, codes_of
+from experiment.noisy_latent import NoisyLatent
+from experiment.prepare import load_data
 from information.entries import of_entries
 from information.interval import Bracket, Normals, Rows, Symbols, bracket
-from modes.measuring import Sample, codes_of
-from modes.noisy_latent import NoisyLatent
 from regularisers import kl_to_normal
 from utils import CommandError, read_npz
 

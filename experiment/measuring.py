@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,10 +12,22 @@ from torch import Tensor
 import distributed
 from dataset.registry import Dataset
 from diffusion import Gaussian, LogSNRProposal
-from experiment import Trained, batches_of
-from information.lattice import Lattice
-from information.likelihood import exact_float32
+from experiment.prepare import batches_of
+from experiment.trained import Trained
+from information.lattice import Lattice, lattice_of
+from information.likelihood import (
+    Curve,
+    Mean,
+    average,
+    conditional,
+    continuous_nll,
+    dequantise,
+    error_curve,
+    exact_float32,
+    unconditional,
+)
 from models import InfoDiff
+from regularisers import kl_to_normal
 from rng import Rng
 from utils import CommandError, versions
 
@@ -53,8 +66,7 @@ class Sample:
 
     @property
     def lattice(self) -> Lattice | None:
-        levels = self.dataset.levels
-        return None if levels is None else Lattice(-1.0, 2 / (levels - 1), levels)
+        return lattice_of(self.dataset.levels)
 
 
 def in_float32(model):
@@ -124,6 +136,66 @@ def drawn_codes(mean: Tensor, logvar: Tensor, seed: int) -> Tensor:
     """One z of q(z|x) a row, a function of (seed, row). [N, a_dim]"""
     rows = torch.arange(len(mean), device=mean.device)
     return mean + (logvar / 2).exp() * Rng(seed, rows).normal("z", mean.shape[1])
+
+
+class LogProb(NamedTuple):
+    """log p(x) of images, or a lower bound of it on average, in nats.
+
+    nats    [B]
+    se      [B] the standard error of each, from the spread of its log-SNR evaluations
+    kind    'dequantised' (images: log P of the grey values), 'continuous' (points: log p); with 'elbo, ' before it
+            where it is bounded by way of z
+    """
+
+    nats: Tensor
+    se: Tensor
+    kind: str
+
+    @property
+    def mean(self) -> Mean:
+        """Over the images, with the standard error of that average."""
+        return average(self.nats)
+
+
+def log_prob(trained: Trained, x: Tensor, npoints: int, seed: int) -> LogProb:
+    """log p of images [B, *shape]: the 'dequantised' (or 'continuous') row of `--mode nll`, image by image.
+
+    Raises CommandError for a model that knows p(x|z) only.
+    """
+    model, lower = trained.model, getattr(trained.model, "lower", None)
+    if not hasattr(model, "denoise"):
+        raise CommandError(f"{trained.path} is a VAE: log p(x) needs --model diff or vanilla")
+    elbo = not model.has_unconditional
+    if elbo and not (model.encoder is not None and model.stochastic):
+        raise CommandError(f"{trained.path} knows p(x|z) only: train it with --z_dropout 0.1 for log p(x)")
+    try:
+        in_float32(model)
+        estimator, cost = unconditional(model.denoise), torch.zeros(len(x), dtype=torch.float64)
+        if elbo:
+            with torch.no_grad(), exact_float32(x.device.type):
+                mean, logvar = model.posterior(x)
+            estimator = conditional(model.denoise, drawn_codes(mean, logvar, seed))
+            cost = kl_to_normal(mean, logvar).double().cpu()
+        batches = [(torch.arange(len(x), device=x.device), x)]
+        curve = density_curve({"model": estimator}, batches, trained.lattice, model, proposal_of(model), npoints, seed)
+    finally:
+        model.lower = lower
+    terms = 0.5 * curve.weight * curve.gap("model")  # [B, K]
+    kind = "continuous" if trained.lattice is None else "dequantised"
+    return LogProb(cells(model.shape, trained.lattice) - continuous_nll(curve, "model") - cost,
+                   terms.std(1) / math.sqrt(npoints), f"elbo, {kind}" if elbo else kind)
+
+
+def density_curve(estimators: dict, batches, lattice: Lattice | None, model, proposal: LogSNRProposal, npoints: int,
+                  seed: int, **bar) -> Curve:
+    """The errors that a density is read from: at points as they are, at images dequantised."""
+    batches = batches if lattice is None else dequantise(batches, lattice, seed)
+    return error_curve(estimators, batches, model.gaussian, proposal, npoints, seed, **bar)
+
+
+def cells(shape: tuple[int, ...], lattice: Lattice | None) -> float:
+    """log of the volume of a lattice cell; 0 for points."""
+    return 0.0 if lattice is None else math.prod(shape) * math.log(lattice.step)
 
 
 def provenance(trained: Trained) -> dict:
