@@ -81,6 +81,7 @@ class Sampler(NamedTuple):
     text        what it is, for the help
     options     the flags that it takes and others do not
     steps       where --sample_steps is not given; None: all of the schedule's
+    spacing     where --spacing is not given
     orders      the highest --order
     random      does it draw noise on the way?
     """
@@ -88,14 +89,15 @@ class Sampler(NamedTuple):
     text: str
     options: tuple[str, ...] = ()
     steps: int | None = 20
+    spacing: str = "logsnr"
     orders: int = 0
     random: bool = False
 
 
 FITTED_STEPS = 32  # of a grid by --spacing fitted, which chooses among twice as many levels
 SAMPLERS = {
-    "ddpm": Sampler("ancestral sampling", steps=None, random=True),
-    "ddim": Sampler("DDIM", ("eta",), steps=None),
+    "ddpm": Sampler("ancestral sampling", steps=None, spacing="time", random=True),
+    "ddim": Sampler("DDIM", ("eta",), steps=None, spacing="time"),
     "dpmpp": Sampler("DPM-Solver++(2M)"),
     "dpmpp3m": Sampler("DPM-Solver++(3M)"),
     "dpmpp_sde": Sampler("SDE-DPM-Solver++(2M)", random=True),
@@ -294,16 +296,17 @@ class Config:
     # Sampling
     sampling_number: int = flag(16, "how many images", modes=("sampling", "training", "latent_quality"), anywhere=True,
                                 type=integer(1))
-    sampler: str = flag("ddpm", "; ".join(f"{name}: {own.text}" for name, own in SAMPLERS.items()),
+    sampler: str = flag("unipc", "; ".join(f"{name}: {own.text}" for name, own in SAMPLERS.items()),
                         modes=("sampling",), needs=DIFFUSION, choices=tuple(SAMPLERS))
     deterministic: bool = flag(False, "DDIM with eta = 0, exactly", modes=("sampling",), anywhere=True)
     sample_steps: int | None = flag(None, "steps of the sampler", modes=("sampling", "inversion"), needs=DIFFUSION,
                                     unset="20 evaluations; --diffusion_steps with ddpm and ddim; 50 where images "
                                     "are inverted",
                                     type=integer(2))
-    spacing: str = flag("time", "the sampler's levels: even in time, in log-SNR or in the 7th root of noise over "
+    spacing: str | None = flag(None, "the sampler's levels: even in time, in log-SNR or in the 7th root of noise over "
                         "signal, or fitted: searched for this checkpoint, once", modes=("sampling", "inversion"),
-                        needs=DIFFUSION, choices=("time", "logsnr", "karras", "fitted"))
+                        needs=DIFFUSION, unset="logsnr; time with ddpm, ddim and where images are inverted",
+                        choices=("time", "logsnr", "karras", "fitted"))
     order: int | None = flag(None, "order of the sampler", modes=("sampling",), needs=ORDER, unset="3; ipndm 4",
                              type=integer(1, 4))
     inversion: str = flag("ddim", "how images are inverted and decoded: ddim, or heun, of second order",

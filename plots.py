@@ -197,11 +197,12 @@ def sampler_panels(panels: dict[tuple[str, str], dict[str, tuple]], levels: dict
     """
     spacings = list(dict.fromkeys(spacing for spacing, _ in panels))
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
+    places = sorted({value for series in panels.values() for x, *_ in series.values() for value in x})
     figure = Figure(figsize=(3 * len(spacings) + 2, 5.6), layout="constrained")
     figure.suptitle(title, fontsize=10)
     grid = figure.subplots(2, len(spacings), squeeze=False, sharex=True, sharey="row")
     for (spacing, measure), series in panels.items():
-        panel = grid[measure == "path"][spacings.index(spacing)]
+        panel = grid[("fid", "path").index(measure), spacings.index(spacing)]
         for name, (x, y, se) in series.items():
             panel.errorbar(x, y, yerr=np.asarray(se), marker="o", markersize=3, capsize=2, linewidth=1.2,
                            color=f"C{names.index(name)}", label=name)
@@ -213,7 +214,6 @@ def sampler_panels(panels: dict[tuple[str, str], dict[str, tuple]], levels: dict
             panel.set_xlabel("evaluations of the denoiser")
             panel.set_yscale("log")
         panel.set_xscale("log")
-        places = sorted({value for x, *_ in series.values() for value in x})
         panel.set_xticks(places, [str(value) for value in places])
         panel.minorticks_off()
     grid[0][0].set_ylabel("Frechet distance to the test split")

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import config
+from config import Config
 from diffusion import even_grid, predict_x
 from rng import Rng
 from utils import CommandError
@@ -421,13 +423,14 @@ def denoiser_of(model, guidance: float) -> Denoiser:
     return model.denoise if guidance == 1 else guided(model.denoise, guidance)
 
 
-def generate(model, rng: Rng, z: Tensor | None = None, sampler: str = "ddpm", steps: int | None = None,
-             spacing: str = "time", guidance: float = 1.0, denoiser: Denoiser | None = None,
+def generate(model, rng: Rng, z: Tensor | None = None, sampler: str = Config.sampler, steps: int | None = None,
+             spacing: str | None = None, guidance: float = 1.0, denoiser: Denoiser | None = None,
              grid: Tensor | None = None, on_step: Callable[[], None] = silent, **options: float) -> Tensor:
     """Samples of any model of models.py, for the numbered samples of `rng`. -> [B, *shape]
 
     z           what the samples are conditioned on; by default each sample's draw from the model's prior
-    steps       of the sampler; by default all of the model's schedule
+    steps       of the sampler; by default its own number (config.SAMPLERS), or all of the model's schedule
+    spacing     of its levels; by default its own
     denoiser    in place of the model's own (two-phase sampling)
     grid        in place of the one that steps and spacing name
     options     of the sampler: eta or order
@@ -438,5 +441,7 @@ def generate(model, rng: Rng, z: Tensor | None = None, sampler: str = "ddpm", st
             return model.decode(z)
     denoiser = denoiser or denoiser_of(model, guidance)
     if grid is None:
-        grid = model.grid(steps or model.schedule.steps, spacing)
+        own = config.SAMPLERS.get(sampler, config.Sampler(""))
+        steps = steps or min(own.steps or model.schedule.steps, model.schedule.steps)
+        grid = model.grid(steps, spacing or own.spacing)
     return sample(sampler, denoiser, rng, model.shape, grid, z, on_step, **options)

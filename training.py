@@ -69,7 +69,6 @@ from utils import (
 
 VALIDATION_ROWS = 1_000
 CURVE_POINTS, CURVE_BINS = 8, 20  # of the held-out error curve that --loss itd logs
-DISPLAY_STEPS = 100  # of the sampler, in the grids drawn during training
 SCORE_STEPS = 20  # of the sampler, for --fid_epochs
 
 
@@ -599,8 +598,7 @@ def validation_curve(model: nn.Module, held_out: registry.Dataset, config: Confi
 def show_samples(model: nn.Module, config: Config, path: Path, device: torch.device) -> None:
     """The grid of samples drawn during training, from --sampling_number fixed seeds."""
     rng = Rng(config.r_seed, torch.arange(config.sampling_number, device=device))
-    steps = min(DISPLAY_STEPS, config.diffusion_steps)
-    x = generate(model, rng, steps=steps, sampler="ddim")
+    x = generate(model, rng)
     if x.dim() == 4:
         plots.image_grid(x, path)
     else:

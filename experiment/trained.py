@@ -108,7 +108,8 @@ class Trained:
 
     def autoencoder(self, steps: int | None = None) -> Autoencoder:
         """x -> (z, x_T) -> x, in --sample_steps or so many steps of the sampler."""
-        return Autoencoder(self.model, steps or self.config.sample_steps, self.config.spacing, self.config.inversion)
+        return Autoencoder(self.model, steps or self.config.sample_steps, self.config.spacing or "time",
+                           self.config.inversion)
 
     @torch.no_grad()
     def encode(self, images) -> Tensor:
@@ -151,8 +152,8 @@ class Trained:
             x_T = x_T.to(self.device).expand(count, *self.model.shape)
         return self._in_parts(coder.decode, z, x_T)
 
-    def sample(self, n: int, z: Tensor | None = None, steps: int = 20, seed: int = 0,
-               sampler: str = "dpmpp") -> Tensor:
+    def sample(self, n: int, z: Tensor | None = None, steps: int | None = None, seed: int = 0,
+               sampler: str = Config.sampler) -> Tensor:
         """n samples [n, *shape]: those that `--mode eval` draws with these --sampler, --sample_steps and --r_seed.
 
         z       [n, a_dim] to condition on, or one [1, a_dim] for all; by default drawn from the prior

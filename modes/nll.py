@@ -311,7 +311,7 @@ def draw_density(model, sample: Sample, proposal: LogSNRProposal, npoints: int, 
                         model.gaussian, proposal, 8 * npoints, seed, progress="density of the plane",
                         count=len(plane))
     log_density = -continuous_nll(curve, "model").reshape(PLANE, PLANE)
-    made = generate(model, Rng(seed, torch.arange(len(x), device=x.device)), steps=100, sampler="ddim")
+    made = generate(model, Rng(seed, torch.arange(len(x), device=x.device)))
     plots.density([axis.cpu() for axis in axes], log_density, x.cpu(), made.cpu(), path)
 
 

@@ -59,7 +59,8 @@ def sampler_settings(trained: Trained) -> dict:
     if config.guidance != 1 and config.model != "diff":
         raise CommandError(f"--guidance steers towards a z: --model diff, not {config.model}")
     options = {name: getattr(config, name) for name in own.options if getattr(config, name) is not None}
-    return {"sampler": sampler, "steps": steps, "spacing": config.spacing, "guidance": config.guidance, **options}
+    return {"sampler": sampler, "steps": steps, "spacing": config.spacing or own.spacing, "guidance": config.guidance,
+            **options}
 
 
 def two_phase(trained: Trained) -> tuple[Callable, str]:

@@ -446,7 +446,14 @@ def test_as_many_samples_as_were_asked_for(count):
     assert len(np.unique(x.numpy(), axis=0)) == count
 
 
-def test_all_steps_of_the_schedule_by_default():
+@pytest.mark.parametrize("name, steps", [("ddpm", T), ("ddim", T), ("dpmpp", 20), ("unipc", 20), ("heun", 10)])
+def test_a_sampler_takes_its_own_number_of_steps_by_default(name, steps):
+    ticks = []
+    generate(Model(Counting()), Rng(0, torch.arange(2)), sampler=name, on_step=lambda: ticks.append(1))
+    assert len(ticks) == steps
+
+
+def test_by_default_at_most_twenty_evaluations():
     counting = Counting()
     generate(Model(counting), Rng(0, torch.arange(2)))
-    assert len(counting.levels) == T
+    assert len(counting.levels) <= 20
