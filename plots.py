@@ -69,7 +69,8 @@ def labelled_sheet(pixels: np.ndarray, heads: list[str], rows: list[str], title:
     height, width = picture.shape[0] / len(rows), picture.shape[1] / len(heads)
     figure, panel = axes(title, size=(0.7 * len(heads) + 0.4, 0.7 * len(rows) + 0.6))
     panel.title.set_fontsize(10)
-    panel.imshow(picture[:, :, 0] if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+    grey = {"cmap": "gray", "vmin": 0, "vmax": 255}
+    panel.imshow(picture[:, :, 0] if picture.shape[2] == 1 else picture, interpolation="nearest", **grey)
     panel.set_xticks([(k + 0.5) * width for k in range(len(heads))], list(map(plain, heads)), fontsize=8)
     panel.set_yticks([(k + 0.5) * height for k in range(len(rows))], list(map(plain, rows)), fontsize=8)
     panel.tick_params(length=0, labelbottom=False, labeltop=True)

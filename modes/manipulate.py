@@ -55,7 +55,7 @@ def manipulate(command: Command) -> None:
         for strength, image in zip(config.strengths, row[1:], strict=True):
             plots.write_png(folder / f"{name}_{strength:+g}.png", image)
     heads = ["image", *(f"{strength:+g}" if strength else "0" for strength in config.strengths)]
-    title = f"{config.label}, at s (AUROC {score['mean']:.3f})"
+    title = f"z moved towards {config.label} (AUROC {score['mean']:.3f}), by s sqrt({config.a_dim}) deviations"
     plots.labelled_sheet(np.concatenate(pixels), heads, names, title, folder / "all.png")
     print(f"{len(config.strengths)} strengths of {len(rows)} images in {folder} (all.png: image, then a column each)")
 
