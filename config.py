@@ -353,6 +353,14 @@ class Config:
                                   modes=("mutual_info", "programs"), nargs="+", metavar="FILE.npz",
                                   type=place, unset="the model's own")
 
+    range: float = flag(1.5, "set each latent dimension to eleven values from minus this to this",
+                        modes=("disentangle",), type=number(0, above=True))
+    random_x_T: int = flag(2, "further rows from so many random x_T: the inferred one pins the picture",
+                           modes=("disentangle",), needs=DIFFUSION, type=integer(0, 64))
+    format: str = flag("png", "of figures and labelled sheets; pdf has text and curves as vectors",
+                       modes=("training", "latent_quality", "disentangle", "interpolate", "manipulate", "plot_latent",
+                              "measuring", "programs"), choices=("png", "pdf"))
+
     # Where things are and what runs them
     from_: str | None = flag(None, "folder of an experiment, or a checkpoint: in place of the model's flags",
                              unset="the model's flags name it", type=place)

@@ -125,7 +125,7 @@ def information_lines(record: dict) -> list[str]:
     return lines
 
 
-def pictures(latents: Latents, matrices: dict, folder: Path, number: int) -> dict[Path, tuple]:
+def pictures(latents: Latents, matrices: dict, folder: Path, number: int, form: str = "png") -> dict[Path, tuple]:
     """A heat map of each matrix [L, K], {metric: {kind: matrix}}, of file `number`: the codes with the largest entries.
 
     -> {file: what plots.heat_map takes}
@@ -143,7 +143,7 @@ def pictures(latents: Latents, matrices: dict, folder: Path, number: int) -> dic
         if len(values) > SHOWN:
             title += f", the {SHOWN} strongest of {len(values)}"
         alone = sum(kind == other for _, other, _ in drawn) == 1
-        path = folder / f"{kind if alone else f'{metric}-{kind}'}-{number}.png"
+        path = folder / f"{kind if alone else f'{metric}-{kind}'}-{number}.{form}"
         found[path] = values[strongest], [f"z{code}" for code in strongest], latents.label_names, title
     return found
 
@@ -220,7 +220,7 @@ def _run(argv: list[str]) -> None:
         )
         found = information(latents, cfg.tau[0], cfg.r_seed)
         shown = {**scores["matrices"], "interval": {"information": (found["lower"] + found["upper"]).clip(min=0) / 2}}
-        own_pictures = pictures(latents, shown, folder, number)
+        own_pictures = pictures(latents, shown, folder, number, cfg.format)
         drawn |= own_pictures
         records.append({"name": latents.name, "path": latents.path, "hash": file_hash(latents.path), **latents.origin,
                         "split": latents.split, "rows": len(latents.codes), "codes": latents.codes.shape[1],

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
 from utils import atomic
@@ -67,8 +68,12 @@ def labelled_sheet(pixels: np.ndarray, heads: list[str], rows: list[str], title:
     """uint8 [R * K,H,W,C] as R rows of K tiles: a head above each column, a name beside each row."""
     picture = sheet(pixels, len(heads))
     height, width = picture.shape[0] / len(rows), picture.shape[1] / len(heads)
-    figure, panel = axes(title, size=(0.7 * len(heads) + 0.4, 0.7 * len(rows) + 0.6))
-    panel.title.set_fontsize(10)
+    tile = (0.7, 0.7 * height / width)  # inches
+    beside = 0.25 + 0.065 * max(map(len, rows))
+    widest = max(tile[0] * len(heads) + beside, 0.085 * max(map(len, title.split("\n"))))  # no title is cut
+    figure = Figure(figsize=(widest + 0.1, tile[1] * len(rows) + 0.65), layout="constrained")
+    figure.suptitle(plain(title), fontsize=10)
+    panel = figure.add_subplot()
     grey = {"cmap": "gray", "vmin": 0, "vmax": 255}
     panel.imshow(picture[:, :, 0] if picture.shape[2] == 1 else picture, interpolation="nearest", **grey)
     panel.set_xticks([(k + 0.5) * width for k in range(len(heads))], list(map(plain, heads)), fontsize=8)
@@ -118,16 +123,19 @@ def training_curve(metrics: str | Path, path: str | Path) -> None:
     figure = Figure(figsize=(3.6 * len(terms), 3.2), layout="constrained")
     for panel, name in zip(figure.subplots(1, len(terms), squeeze=False)[0], terms, strict=True):
         epochs = [line["epoch"] for line in lines]
-        panel.plot(epochs, [line["train"][name] for line in lines], label="training")
+        marker = "." if len(epochs) < 20 else None
+        panel.plot(epochs, [line["train"][name] for line in lines], marker=marker, label="training")
         held_out = [line.get("val", {}).get(name) for line in lines]
         if any(value is not None for value in held_out):
-            panel.plot(epochs, held_out, "--", label="validation")
+            panel.plot(epochs, held_out, "--", marker=marker, label="validation")
         unit = lines[0]["unit"] if name == "denoise" else ""
         if name == "denoise" and "nll_nats" in lines[0].get("val", {}):
             panel.plot(epochs, [line["val"]["nll_nats"] for line in lines], ":", label="held-out bound")
         panel.set(title=name, xlabel="epoch", ylabel=unit)
         if all(line["train"][name] > 0 for line in lines):
             panel.set_yscale("log")
+            panel.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5), numticks=8), major_formatter="{x:g}",
+                            minor_formatter=NullFormatter())
     figure.axes[0].legend(frameon=False)
     save(figure, path)
 
@@ -162,8 +170,9 @@ def scatter(points: np.ndarray, path: str | Path, title: str, labels: np.ndarray
 
 def heat_map(matrix: np.ndarray, rows: list[str], columns: list[str], title: str, path: str | Path) -> None:
     """A matrix [R, C] of values from 0 up, with names on both sides."""
-    size = (2.5 + 0.5 * len(columns), 1.8 + 0.22 * len(rows))
-    figure, panel = axes(title, size=size)
+    size = (max(2.5 + 0.5 * len(columns), 0.1 * len(title)), 1.8 + 0.22 * len(rows))
+    figure, panel = axes("", size=size)
+    figure.suptitle(plain(title), fontsize=11)  # over the whole figure, or it is cut
     picture = panel.imshow(matrix, aspect="auto", cmap="viridis", vmin=0)
     panel.set_xticks(range(len(columns)), list(map(plain, columns)), rotation=45, ha="right", fontsize=8)
     panel.set_yticks(range(len(rows)), list(map(plain, rows)), fontsize=7)
@@ -283,7 +292,7 @@ def density(sides, log_density, points, samples, path: str | Path) -> None:
     save(figure, path)
 
 
-def information(record: dict, folder: str | Path) -> None:
+def information(record: dict, folder: str | Path, form: str = "png") -> None:
     """The figures of one mutual_info.json: over tau and per latent dimension; over log-SNR what the denoiser uses."""
     folder = Path(folder)
     if record.get("curves"):
@@ -292,13 +301,13 @@ def information(record: dict, folder: str | Path) -> None:
             _band(panel, curve, scale=0.5, label=name)
         panel.axhline(0, color="black", linewidth=0.8)
         panel.legend(frameon=False, fontsize=8)
-        save(figure, folder / "mutual_info_logsnr.png")
+        save(figure, folder / f"mutual_info_logsnr.{form}")
     if record.get("by_logsnr"):
         by_logsnr(record["by_logsnr"], folder / "information.png")
     if record["over_tau"]:
-        over_tau(record["over_tau"], folder / "mutual_info_tau.png")
+        over_tau(record["over_tau"], folder / f"mutual_info_tau.{form}")
     if record.get("per_dimension_nats"):
-        per_dimension(record, folder / "mutual_info_dimensions.png")
+        per_dimension(record, folder / f"mutual_info_dimensions.{form}")
 
 
 def by_logsnr(found: dict[str, dict], path: str | Path) -> None:

@@ -491,7 +491,7 @@ def _moved(run: Run, record: dict) -> bool:
 
 def finish(run: Run, config: Config, pictures: Path) -> None:
     """Train, then draw the curves below `pictures`; of a finished run too, where it was stopped before they were."""
-    curve, main = pictures / "train" / "curve.png", distributed.is_main()
+    curve, main = pictures / "train" / f"curve.{config.format}", distributed.is_main()
     if main:
         for folder in (run.folder, run.metrics.parent, pictures):
             check_writable(folder)

@@ -107,7 +107,7 @@ def plot_latent(command: Command) -> None:
         codes = np.concatenate([codes, np.zeros_like(codes)], axis=1)
     if column is not None and dataset.spec.labels != "class":
         title += f"\ncoloured by {dataset.label_names[column]}"
-    path = config_module.folder(config, "imgs") / "plot_latent" / "plot_latent.png"
+    path = config_module.folder(config, "imgs") / "plot_latent" / f"plot_latent.{config.format}"
     labels = None if column is None else dataset.labels[: len(codes), column]
     plots.scatter(codes, path, title, labels, () if column is None else class_names(dataset)[column])
     print(f"{path}")

@@ -56,8 +56,9 @@ def manipulate(command: Command) -> None:
             plots.write_png(folder / f"{name}_{strength:+g}.png", image)
     heads = ["image", *(f"{strength:+g}" if strength else "0" for strength in config.strengths)]
     title = f"z moved towards {config.label} (AUROC {score['mean']:.3f}), by s sqrt({config.a_dim}) deviations"
-    plots.labelled_sheet(np.concatenate(pixels), heads, names, title, folder / "all.png")
-    print(f"{len(config.strengths)} strengths of {len(rows)} images in {folder} (all.png: image, then a column each)")
+    plots.labelled_sheet(np.concatenate(pixels), heads, names, title, folder / f"all.{config.format}")
+    print(f"{len(config.strengths)} strengths of {len(rows)} images in {folder} "
+          f"(all.{config.format}: image, then a column each)")
 
 
 def chosen_label(dataset: registry.Dataset, name: str | None) -> tuple[int, int]:

@@ -50,7 +50,7 @@ def measure_codes(config: Config, path: Path) -> None:
     latents = latents_of(codes, config.tau, config.r_seed, config.prior == "regular")
     record = {"mode": "mutual_info", "codes": str(path), "codes_hash": file_hash(path), "seed": config.r_seed,
               "config": config_module.to_dict(config), "versions": versions(), "split": "file"}
-    report(record | interval_record(latents), result)
+    report(record | interval_record(latents), result, config.format)
 
 
 def measure_information(trained: Trained) -> None:
@@ -69,16 +69,16 @@ def measure_information(trained: Trained) -> None:
     record |= interval_record(latents)
     if config.curve_steps:
         if latents[0].bracket is not None:
-            report(record, result)
+            report(record, result, config.format)
         record["by_logsnr"] = curves(trained, sample, latents)
     missing = why_not(config, model)
     if missing:
-        report({**record, "usable": f"not measured: {missing}"}, result)
+        report({**record, "usable": f"not measured: {missing}"}, result, config.format)
         return
     if latents[0].bracket is not None:
-        report(record, result)
+        report(record, result, config.format)
         print("\nUsable by this denoiser, which is no estimate of I(x; z) unless the denoiser is near ideal:")
-    report(with_usable(record, latents, usable_information(trained, sample, latents)), result)
+    report(with_usable(record, latents, usable_information(trained, sample, latents)), result, config.format)
 
 
 def latents_of_model(trained: Trained, sample: Sample) -> list[Latent]:
@@ -113,7 +113,7 @@ def with_usable(record: dict, latents: list[Latent], usable) -> dict:
     }
 
 
-def report(record: dict, path: Path) -> None:
+def report(record: dict, path: Path, form: str) -> None:
     """Write a record and print it, then draw it."""
     write_json(path, record)
     if "range" in record:
@@ -126,7 +126,7 @@ def report(record: dict, path: Path) -> None:
     if "by_logsnr" in record:
         print(curve_table(record["by_logsnr"]))
     print(f"results: {path}", flush=True)
-    plots.information(record, path.parent)
+    plots.information(record, path.parent, form)
 
 
 def information_table(record: dict) -> str:

@@ -110,9 +110,10 @@ def measure_likelihood(trained: Trained) -> None:
         print(reference["note"])
     print(bounds_table(entries))
     print(f"results: {path}", flush=True)
-    plots.error_curves(shapes, path.with_name("nll_errors.png"), f"{config.dataset}: denoising error")
+    plots.error_curves(shapes, path.with_name(f"nll_errors.{config.format}"), f"{config.dataset}: denoising error")
     if model.shape == (2,) and UNCONDITIONAL in kinds:
-        draw_density(model, sample, proposal, config.npoints, config.r_seed, path.with_name("nll_density.png"))
+        plane = path.with_name(f"nll_density.{config.format}")
+        draw_density(model, sample, proposal, config.npoints, config.r_seed, plane)
 
 
 def likelihoods_of(model) -> list[str]:

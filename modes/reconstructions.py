@@ -20,7 +20,9 @@ from utils import CommandError, check_writable, versions, write_json, write_npz
 
 QUALITY_IMAGES = 1_000
 RANDOM_IMAGES = 64  # of them, decoded from random x_T too
-TRAVERSAL = np.linspace(-1.5, 1.5, 11)
+VALUES = 11  # of each latent dimension
+SHOWN_DIMENSIONS = 64  # at most, in one sheet
+SHOWN_IMAGES = 8
 PATH_POINTS = 10
 
 
@@ -71,13 +73,22 @@ def latent_quality(command: Command) -> None:
               attr_names=label_arrays(dataset, count)["attr_names"], split=np.array(dataset.split),
               **origin(trained))
     folder = config_module.folder(config, "imgs") / "latent_quality"
-    plots.image_grid(x_T[:16] / 3, folder / "inferred_x_T.png", 8)  # three deviations fill the range of grey
-    rows = [torch.stack([x[i], back[i], *(draw[i] for draw in draws[:8])]) for i in range(min(8, len(x)))]
-    plots.image_grid(torch.cat(rows), folder / "reconstructions.png", len(rows[0]))
+    draw_quality(x, x_T, back, draws, folder, config.format)
     print(f"{count} images by {coder.sampler}, {len(coder.grid) - 1} steps, and its inversion")
     for name in ("inferred", "random"):
         print(f"{name:8} x_T: " + "  ".join(f"{k} {v:.4g}" for k, v in record[name].items()))
-    print(f"{path}; pictures in {folder} (reconstructions: image, from inferred x_T, from random x_T)")
+    print(f"{path}; pictures in {folder}")
+
+
+def draw_quality(x: Tensor, x_T: Tensor, back: Tensor, draws: list[Tensor], folder: Path, form: str) -> None:
+    """Two sheets, a column an image: the reconstructions, and the inferred x_T."""
+    shown = range(min(SHOWN_IMAGES, len(x)))
+    rows = {"image": x, "inferred x_T": back} | {f"random x_T, {i + 1}": draw for i, draw in enumerate(draws[:8])}
+    noise = {"image": x, "inferred x_T": x_T / 3}  # three deviations fill the range of grey
+    for name, title, found in (("reconstructions", "Reconstructions of test images", rows),
+                               ("inferred_x_T", "x_T of test images", noise)):
+        pixels = np.concatenate([plots.to_uint8(row[: len(shown)]) for row in found.values()])
+        plots.labelled_sheet(pixels, list(map(str, shown)), list(found), title, folder / f"{name}.{form}")
 
 
 def random_reconstructions(coder: Autoencoder, z: Tensor | None, x: Tensor, draws: int, seed: int) -> list[Tensor]:
@@ -88,26 +99,57 @@ def random_reconstructions(coder: Autoencoder, z: Tensor | None, x: Tensor, draw
 
 
 def disentangle(command: Command) -> None:
-    """Mode `disentangle`: one image, each latent dimension in turn set to eleven values from -1.5 to 1.5."""
+    """Mode `disentangle`: one image, each latent dimension in turn set to eleven values from -range to range.
+
+    From the inferred x_T, which pins the picture, and from --random_x_T random ones, which leave it to z.
+    """
     trained = open_trained(command)
     config, coder = trained.config, trained.autoencoder()
     check_writable(config_module.folder(config, "imgs"))
     refuse_given(trained)
     x, name = chosen_image(trained, config.img_id[0])
     z, x_T = coder.encode(x)
-    values = torch.tensor(TRAVERSAL, dtype=z.dtype, device=z.device)
-    many = z.repeat(config.a_dim * len(values), 1)
-    rows = torch.arange(len(many), device=z.device)
-    many[rows, rows // len(values)] = values.repeat(config.a_dim)
-    images = decode_all(coder, many, x_T, config.batch_size)
+    values = np.linspace(-config.range, config.range, VALUES)
+    codes = traversed(z, np.arange(config.a_dim), np.broadcast_to(values, (config.a_dim, VALUES)))
+    noises = {"decoded": None}
+    if x_T is not None:
+        rng = Rng(config.r_seed, torch.arange(1, device=x.device))
+        noises = {"inferred x_T": x_T} | {f"random x_T, {i + 1}": rng.at(i).normal("random x_T", *x.shape[1:])
+                                          for i in range(config.random_x_T)}
+    pixels = np.stack([plots.to_uint8(decode_all(coder, codes, noise, config.batch_size)) for noise in noises.values()])
+    pixels = pixels.reshape(len(noises), config.a_dim, VALUES, *pixels.shape[2:])
     folder = config_module.folder(config, "imgs") / f"disentangle-{name}"
-    pixels = plots.to_uint8(images)
-    for k in range(config.a_dim):
-        row = pixels[k * len(values) : (k + 1) * len(values)]
-        plots.write_png(folder / f"sample{k}.png", plots.sheet(row, len(values)))
-    plots.write_png(folder / "all.png", plots.sheet(pixels, len(values), shown=32))
+    draw_traversals(pixels, list(noises), values, folder, config.format)
     print(quality(coder, coder.decode(z, x_T), x))
-    print(f"{config.a_dim} rows of {len(values)} in {folder} (all.png: a row a latent dimension)")
+    print(f"{config.a_dim} dimensions in {folder}: sample0.{config.format} ... have a row an x_T, all.{config.format} "
+          f"{'and all-random-1 ... have' if len(noises) > 1 else 'has'} a row a dimension")
+
+
+def traversed(z: Tensor, dimensions: np.ndarray, values: np.ndarray) -> Tensor:
+    """z [1, a_dim] with each of the dimensions [D] in turn set to its values [D, V]. -> [D * V, a_dim]"""
+    many = z.repeat(values.size, 1)
+    rows = torch.arange(len(many), device=z.device)
+    many[rows, torch.from_numpy(dimensions.repeat(values.shape[1])).to(z.device)] = torch.from_numpy(
+        values.ravel()).to(many)
+    return many
+
+
+def draw_traversals(pixels: np.ndarray, kinds: list[str], values: np.ndarray, folder: Path, form: str) -> None:
+    """Sheets of pixels [kinds, D, V, H, W, C]: one a dimension, a row a kind; one a kind, a row a dimension.
+
+    Of many dimensions the latter show those that move the picture most.
+    """
+    heads = [f"{value:+.2g}" if abs(value) > 1e-9 else "0" for value in values]
+    for d in range(pixels.shape[1]):
+        own = pixels[:, d].reshape(-1, *pixels.shape[3:])
+        plots.labelled_sheet(own, heads, kinds, f"z{d} of one image", folder / f"sample{d}.{form}")
+    moved = ((pixels[:, :, -1].astype(float) - pixels[:, :, 0]) ** 2).mean(axis=(0, 2, 3, 4))
+    shown = np.sort(np.argsort(-moved, kind="stable")[:SHOWN_DIMENSIONS])
+    for i, kind in enumerate(kinds):
+        own = pixels[i, shown].reshape(-1, *pixels.shape[3:])
+        title = "One latent dimension a row" + ("" if kind == "decoded" else f", from {kind}")
+        plots.labelled_sheet(own, heads, [f"z{d}" for d in shown], title,
+                             folder / f"all{f'-random-{i}' if i else ''}.{form}")
 
 
 def decode_all(coder: Autoencoder, z: Tensor, x_T: Tensor | None, batch_size: int) -> Tensor:
@@ -153,7 +195,11 @@ def interpolate(command: Command) -> None:
     folder = config_module.folder(config, "imgs") / f"interpolate-{name}"
     for i, image in enumerate(plots.to_uint8(path)):
         plots.write_png(folder / f"point-{i:02d}.png", image)
-    plots.image_grid(torch.cat([a, path, b]), folder / "all.png", PATH_POINTS + 2)
+    heads = ["image", *(f"{share:.2f}" for share in np.linspace(0, 1, PATH_POINTS)), "image"]
+    plots.labelled_sheet(plots.to_uint8(torch.cat([a, path, b])), heads, [f"{name_a} to {name_b}"],
+                         "Interpolation of z and x_T" if coder.has_z and coder.has_noise else "Interpolation",
+                         folder / f"all.{config.format}")
     for back, image in ((path[:1], a), (path[-1:], b)):
         print(quality(coder, back, image))
-    print(f"{PATH_POINTS} points in {folder} (all.png: image, its reconstruction, ..., the other's, image)")
+    print(f"{PATH_POINTS} points in {folder} (all.{config.format}: image, its reconstruction, ..., the other's, "
+          f"image)")

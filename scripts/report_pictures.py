@@ -15,7 +15,7 @@ from torch import Tensor
 import plots
 from dataset import registry
 from experiment import Trained, batches_of
-from modes.reconstructions import decode_all, random_reconstructions
+from modes.reconstructions import VALUES, decode_all, random_reconstructions, traversed
 from modes.samples import drawer
 from rng import Rng
 from utils import CommandError
@@ -27,7 +27,6 @@ RANDOM_DRAWS = 2  # reconstructions from random x_T, below those from the inferr
 PATHS, PATH_POINTS = 3, 9
 ENCODED = 400  # images of the latent plot
 DIMENSIONS = 32  # that are shown, of a larger z
-VALUES = 11  # of each dimension
 REACH = 2.0  # deviations of the codes on either side of their mean
 FRAME_BYTES = 6_000_000  # of all frames, before compression: larger images are shrunk
 FRAME_SIDE, THUMBNAIL_SIDE = 96, 40
@@ -156,10 +155,7 @@ class Held:
         own, x_T = self.coder.encode(x)
         mean, deviation = z.mean(0).numpy(), z.std(0).numpy()
         values = mean[dimensions, None] + np.linspace(-REACH, REACH, VALUES) * deviation[dimensions, None]
-        many = own.repeat(values.size, 1)
-        rows = torch.arange(len(many), device=own.device)
-        many[rows, torch.from_numpy(dimensions.repeat(VALUES)).to(own.device)] = torch.from_numpy(
-            values.ravel()).to(many)
+        many = traversed(own, dimensions, values)
         noises = {"": None}
         if x_T is not None:
             rng = Rng(self.trained.config.r_seed, torch.arange(1, device=x.device))
