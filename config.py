@@ -65,6 +65,7 @@ MODES = {
     "interpolate": Mode("modes.reconstructions:interpolate", "draw images between two images",
                         uses=("inversion", "split"), points=False),
     "plot_latent": Mode("modes.latents:plot_latent", "plot z of a split", ("diff", "vae"), ("split",)),
+    "export": Mode("modes.export:export", "write the model as safetensors, with a card of its numbers"),
     "save_original_img": Mode("modes.samples:save_original_img", "write the data, an image a file",
                               uses=("split",), points=False),
     "nll": Mode("modes.nll:nll", "measure the likelihood, by every bound", ("diff", "vanilla"),
@@ -290,7 +291,7 @@ class Config:
     fid_epochs: int | None = flag(None, "epochs between FIDs of 1,000 samples, which go to the log; the best is kept "
                                   "as best.pth", modes=("train",), needs=IMAGES, unset="none", type=integer(1))
     best: bool = flag(False, "read best.pth, which --fid_epochs keeps, in place of the newest checkpoint",
-                      modes=("sampling", "inversion", "measuring", "save_latent", "plot_latent"))
+                      modes=("sampling", "inversion", "measuring", "save_latent", "plot_latent", "export"))
     tb_logger: bool = flag(False, "write TensorBoard events too", modes=("training",))
 
     # Sampling

@@ -417,6 +417,11 @@ def file_hash(path: str | Path) -> str:
     return _sha256(path)[:16]
 
 
+def hash_of(content) -> str:
+    """`file_hash` of bytes, or of an array in memory."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def versions() -> dict[str, str]:
     """What a reader needs to repeat a number."""
     import torch

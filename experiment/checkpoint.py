@@ -19,6 +19,7 @@ from config import Command, Config
 from dataset import registry
 from dataset.given import spec_of
 from diffusion import Gaussian
+from experiment import exported
 from experiment.compiling import compile_networks, half_of
 from experiment.prepare import shape_of
 from models import LatentDiffusion, build_model, schedule_for
@@ -119,8 +120,9 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
         return path
     if there:
         return there[0]
-    if (folder / "last.pth").exists():
-        return folder / "last.pth"
+    for name in ("last.pth", exported.WEIGHTS):
+        if (folder / name).exists():
+            return folder / name
     raise CommandError(f"no checkpoint in {folder}: run --mode train with the same flags first{_others_near(folder)}")
 
 
@@ -138,18 +140,21 @@ def _others_near(folder: Path) -> str:
 def stored_config(path: Path) -> Config:
     """The config in a checkpoint, or in the newest of a folder. Raises CommandError where there is none."""
     path = find_checkpoint(path, None) if path.is_dir() else path
-    return config_module.from_stored(load_checkpoint(path).get("config"), path)
+    record = exported.read_about(path) if exported.is_export(path) else load_checkpoint(path)
+    return config_module.from_stored(record.get("config"), path)
 
 
 def expand_from(argv: list[str]) -> list[str]:
     """A command line with `--from PATH` before which stand the flags of the model in PATH (to train, training's too).
 
-    Raises CommandError for a path without a checkpoint.
+    Raises CommandError for a path without a checkpoint, and for one to train on from without a state of training.
     """
     if "--from" not in argv[:-1]:
         return argv
     path = Path(argv[argv.index("--from") + 1])
     mode = argv[argv.index("--mode") + 1] if "--mode" in argv[:-1] else "train"
+    if mode == "train" and exported.is_export(find_checkpoint(path, None) if path.is_dir() else path):
+        raise CommandError(f"{path} is an export, which training cannot go on from: give the folder of its experiment")
     stored = stored_config(path)
     kinds = ("model", "training") if mode == "train" else ("model",)
     return [*config_module.words_of(stored, kinds), *argv]  # what is typed wins, and is compared later
@@ -212,16 +217,18 @@ def refuse_stale(known: str | None, derived: Path, checkpoint: Path, cure: str) 
 
 
 def open_record(path: Path, kinds: tuple[str, ...], device) -> tuple[dict, Config]:
-    """What is stored in a checkpoint of the named kinds, and its config; every value has been looked at.
+    """What is stored in a checkpoint, or an export, of the named kinds, and its config; every value was looked at.
 
     Raises CommandError for any other file.
     """
-    record = load_checkpoint(path, device)
+    of_export = exported.is_export(path)
+    record = exported.read(path, device) if of_export else load_checkpoint(path, device)
     if record.get("kind") not in kinds:
         raise CommandError(f"{path} holds a '{config_module.shown(record.get('kind'))}' model, not "
                            f"{' or '.join(kinds)}")
     latent = record["kind"] == "latent"
-    wanted = _WANTED if latent else {**_WANTED, "shape": list, "gaussian": dict, "network": dict | None}
+    wanted = {**_WANTED, **({} if of_export else _STATE),
+              **({} if latent else {"shape": list, "gaussian": dict, "network": dict | None})}
     for name, kind in wanted.items():
         if name not in record:
             raise CommandError(f"{path} is incomplete: it lacks {name}")
@@ -236,8 +243,8 @@ def open_record(path: Path, kinds: tuple[str, ...], device) -> tuple[dict, Confi
     return record, stored
 
 
-_WANTED = {"config": dict, "model": dict, "ema": dict, "optimizer": dict, "scaler": dict, "sums": dict, "step": int,
-           "epoch": int, "rows": int, "unit": str}
+_WANTED = {"config": dict, "ema": dict, "step": int, "epoch": int, "rows": int, "unit": str}
+_STATE = {"model": dict, "optimizer": dict, "scaler": dict, "sums": dict}  # of training
 
 
 def _faults(record: dict, stored: Config, size: int):
@@ -246,10 +253,11 @@ def _faults(record: dict, stored: Config, size: int):
         yield f"{name} is {record[name]}", record[name] < (name == "rows")
     yield "data is no identity of a data set", not isinstance(record.get("data"), str | None)
     yield "codes_of is no hash of a checkpoint", not isinstance(record.get("codes_of"), str | None)
-    yield "sums are no numbers", not all(isinstance(name, str) and _is_number(v) for name, v in record["sums"].items())
+    sums = record.get("sums", {})
+    yield "sums are no numbers", not all(isinstance(name, str) and _is_number(v) for name, v in sums.items())
     best = record.get("best", math.inf)
     yield "best is no number", not isinstance(best, int | float) or math.isnan(best)
-    for part in ("model", "ema"):
+    for part in ("model", "ema") if "model" in record else ("ema",):
         weights = record[part].values()
         named = all(isinstance(name, str) and is_plain(value) for name, value in record[part].items())
         yield f"{part} is no table of named weights", not named

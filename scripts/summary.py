@@ -9,90 +9,14 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from config import Parser
 from metrics.disentanglement import interval
+from metrics.measured import READERS, Value
 from utils import CommandError, atomic, exit_status, read_json, write_json
 
 PROG = "python -m scripts.summary"
-
-
-class Value(NamedTuple):
-    """One measure of one run, with its standard error where it is known."""
-
-    measure: str
-    value: float
-    se: float | None = None
-
-
-def fid_values(record: dict) -> Iterator[Value]:
-    """Distances under other weights are other measures. Images are named by their folder, not by all above it.
-
-    So the runs of one experiment share a measure; where a file has two such folders, each keeps its whole path.
-    """
-    short = {name: name.removeprefix(f"{Path(entry['source']).parent.as_posix()}/") for name, entry in record.items()}
-    for name, entry in record.items():
-        pair = short[name] if list(short.values()).count(short[name]) == 1 else name
-        yield Value(f"FID, {pair}", entry["fid"], entry["fid_se"])
-        if entry["kid"] is not None:
-            yield Value(f"KID, {pair}", entry["kid"], entry["kid_se"])
-
-
-def quality_values(record: dict) -> Iterator[Value]:
-    for start in ("inferred", "random"):
-        for measure in ("mse", "psnr", "ssim"):
-            errors = record[start]
-            yield Value(f"reconstruction from {start} x_T, {measure}", errors[measure], errors[f"{measure}_se"])
-
-
-def classification_values(record: dict) -> Iterator[Value]:
-    """The split is named where it is not test; files from before know of neither errors nor differences."""
-    split = record.get("split", "test")
-    place = "" if split == "test" else f", {split} split"
-    for name, result in record["inputs"].items():
-        measure = f"{result['measure']} of classes from {name}, {result['classifier']}{place}"
-        yield Value(measure, result["mean"], result.get("se"))
-    for name, paired in record.get("differences", {}).items():
-        yield Value(f"{name}, {record['inputs']['z']['measure']}{place}", paired["mean"], paired["se"])
-
-
-def disentanglement_values(record: dict) -> Iterator[Value]:
-    for name, value in record["files"][0]["mean"].items():
-        yield Value(f"disentanglement, {name}", value)
-
-
-def nll_values(record: dict) -> Iterator[Value]:
-    """Bits per dimension where the data are discrete, nats where they are not."""
-    for entry in record["entries"]:
-        name = "nll_lattice" if entry["kind"] == "lattice" else "nll"
-        bits_per_nat = entry[f"{name}_bpd"] / entry[f"{name}_nats"]
-        unit, scale = ("nats", 1.0) if entry["kind"] == "continuous" else ("bpd", bits_per_nat)
-        label = f"{name}_{unit}, {entry['bound']}, {entry['branch']}"
-        yield Value(label, entry[f"{name}_nats"] * scale, entry["se_nats"] * scale)
-        if "excess_nats" in entry:
-            yield Value(f"excess_nats, {entry['bound']}, {entry['branch']}", entry["excess_nats"], entry["excess_se"])
-
-
-def information_values(record: dict) -> Iterator[Value]:
-    """The bounds of every tau, and what the denoiser uses, which is no estimate of I(x; z)."""
-    for part in record["over_tau"] or [record]:
-        noise = "" if part["tau"] is None else f", tau {part['tau']:g}"
-        for side in ("lower", "upper") if part["bracket_nats"] else ():
-            yield Value(f"I(x; z){noise}, {side} bound, nats", part["bracket_nats"][side],
-                        part["bracket_nats"][f"{side}_se"])
-        for form in ("difference", "orthogonal") if "usable_nats" in part else ():
-            yield Value(f"usable by the denoiser{noise}, {form}, nats", part["usable_nats"][form],
-                        part["usable_nats"][f"{form}_se"])
-
-
-READERS = {
-    "fid.json": fid_values, "latent_quality.json": quality_values, "classification.json": classification_values,
-    "classification_val.json": classification_values, "classification_train.json": classification_values,
-    "disentanglement.json": disentanglement_values, "nll.json": nll_values, "mutual_info.json": information_values,
-}
 
 
 def read_run(folder: Path) -> dict[str, Value]:

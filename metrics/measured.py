@@ -1,0 +1,160 @@
+"""What an experiment's result files say: their numbers by measure, whose they are, and the commands behind them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import config as config_module
+from utils import CommandError, read_json
+
+
+class Value(NamedTuple):
+    """One measure of one run, with its standard error where it is known."""
+
+    measure: str
+    value: float
+    se: float | None = None
+
+
+def fid_values(record: dict) -> Iterator[Value]:
+    """Distances under other weights are other measures. Images are named by their folder, not by all above it.
+
+    So the runs of one experiment share a measure; where a file has two such folders, each keeps its whole path.
+    """
+    short = {name: name.removeprefix(f"{Path(entry['source']).parent.as_posix()}/") for name, entry in record.items()}
+    for name, entry in record.items():
+        pair = short[name] if list(short.values()).count(short[name]) == 1 else name
+        yield Value(f"FID, {pair}", entry["fid"], entry["fid_se"])
+        if entry["kid"] is not None:
+            yield Value(f"KID, {pair}", entry["kid"], entry["kid_se"])
+
+
+def quality_values(record: dict) -> Iterator[Value]:
+    for start in ("inferred", "random"):
+        for measure in ("mse", "psnr", "ssim"):
+            errors = record[start]
+            yield Value(f"reconstruction from {start} x_T, {measure}", errors[measure], errors[f"{measure}_se"])
+
+
+def classification_values(record: dict) -> Iterator[Value]:
+    """The split is named where it is not test; files from before know of neither errors nor differences."""
+    split = record.get("split", "test")
+    place = "" if split == "test" else f", {split} split"
+    for name, result in record["inputs"].items():
+        measure = f"{result['measure']} of classes from {name}, {result['classifier']}{place}"
+        yield Value(measure, result["mean"], result.get("se"))
+    for name, paired in record.get("differences", {}).items():
+        yield Value(f"{name}, {record['inputs']['z']['measure']}{place}", paired["mean"], paired["se"])
+
+
+def disentanglement_values(record: dict) -> Iterator[Value]:
+    for name, value in record["files"][0]["mean"].items():
+        yield Value(f"disentanglement, {name}", value)
+
+
+def nll_values(record: dict) -> Iterator[Value]:
+    """Bits per dimension where the data are discrete, nats where they are not."""
+    for entry in record["entries"]:
+        name = "nll_lattice" if entry["kind"] == "lattice" else "nll"
+        bits_per_nat = entry[f"{name}_bpd"] / entry[f"{name}_nats"]
+        unit, scale = ("nats", 1.0) if entry["kind"] == "continuous" else ("bpd", bits_per_nat)
+        label = f"{name}_{unit}, {entry['bound']}, {entry['branch']}"
+        yield Value(label, entry[f"{name}_nats"] * scale, entry["se_nats"] * scale)
+        if "excess_nats" in entry:
+            yield Value(f"excess_nats, {entry['bound']}, {entry['branch']}", entry["excess_nats"], entry["excess_se"])
+
+
+def information_values(record: dict) -> Iterator[Value]:
+    """The bounds of every tau, and what the denoiser uses, which is no estimate of I(x; z)."""
+    for part in record["over_tau"] or [record]:
+        noise = "" if part["tau"] is None else f", tau {part['tau']:g}"
+        for side in ("lower", "upper") if part["bracket_nats"] else ():
+            yield Value(f"I(x; z){noise}, {side} bound, nats", part["bracket_nats"][side],
+                        part["bracket_nats"][f"{side}_se"])
+        for form in ("difference", "orthogonal") if "usable_nats" in part else ():
+            yield Value(f"usable by the denoiser{noise}, {form}, nats", part["usable_nats"][form],
+                        part["usable_nats"][f"{form}_se"])
+
+
+READERS = {
+    "fid.json": fid_values, "latent_quality.json": quality_values, "classification.json": classification_values,
+    "classification_val.json": classification_values, "classification_train.json": classification_values,
+    "disentanglement.json": disentanglement_values, "nll.json": nll_values, "mutual_info.json": information_values,
+}
+MAKERS = {"fid.json": "calc_fid.py", "disentanglement.json": "eval_disentanglement.py"}  # and the modes' names
+
+
+class Measured(NamedTuple):
+    """A result file: its numbers, and the command that repeats them, '' where the file does not tell."""
+
+    path: Path
+    values: list[Value]
+    command: str
+
+
+def measured(folder: Path, checkpoint: Path, checkpoint_hash: str) -> tuple[list[Measured], list[str]]:
+    """The result files of a folder that are of one checkpoint, and a line for each that is not, or cannot be read."""
+    found, left_out = [], []
+    for name, values in READERS.items():
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            record = read_json(path)
+            if not hashes_in(record) <= {checkpoint_hash}:
+                left_out.append(f"{path} is of another checkpoint")
+                continue
+            found.append(Measured(path, list(values(record)), command_of(name, record, checkpoint)))
+        except CommandError as error:
+            left_out.append(str(error))
+        except (KeyError, IndexError, TypeError, AttributeError):
+            left_out.append(f"{path} is not of this program's making")
+    return found, left_out
+
+
+def hashes_in(record) -> set[str]:
+    """The hashes of checkpoints that a result names."""
+    if isinstance(record, list):
+        return {found for value in record for found in hashes_in(value)}
+    if not isinstance(record, dict):
+        return set()
+    own = record.get("checkpoint_hash")
+    return {found for value in record.values() for found in hashes_in(value)} | ({own} if isinstance(own, str) else
+                                                                                set())
+
+
+def command_of(name: str, record: dict, checkpoint: Path) -> str:
+    """The command lines, a line each, that make the numbers of a result file again; '' where it does not tell."""
+    if name == "fid.json":
+        return "\n".join(shlex.join(["python", "calc_fid.py", call["name"], call["folder"], *_own_words(call, (
+            "name", "folder"))]) for call in (entry["call"] for entry in record.values() if "call" in entry))
+    call = record.get("call")
+    if not isinstance(call, dict):
+        return ""
+    fields = {key: value for key, value in call.items() if key in config_module.to_dict(config_module.Config())}
+    try:
+        used = replace(config_module.from_stored(fields, Path(name)), from_=None, best=False)
+    except CommandError:
+        return ""
+    words = ["--from", str(checkpoint), *config_module.words_of(used, ("training", "run"))]
+    if "mode" in call:
+        return shlex.join(["python", "run.py", "--mode", str(call["mode"]), *words])
+    program = shlex.join(["python", MAKERS.get(name, "train_classifier.py"), *words,
+                          *_own_words(call, (*fields, "output"))])
+    encodes = shlex.join(["python", "run.py", "--mode", "save_latent", "--from", str(checkpoint)])
+    return program if "codes" in fields else f"{encodes}\n{program}"  # the programs read codes
+
+
+def _own_words(call: dict, known: tuple[str, ...]) -> list[str]:
+    """A program's own flags that are set, as they would be typed."""
+    words = []
+    for key, value in call.items():
+        if key in known or value is None or value is False or value == []:
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words += [f"--{key}", *map(str, values)]
+    return words
