@@ -25,7 +25,7 @@ def _signed(value: int) -> int:
 
 def _shift_xor(bits, shift: int):
     """bits ^ (bits >> shift), the shift being a logical one: torch's int64 shift copies the sign."""
-    return bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))
+    return (bits >> shift).bitwise_and_((1 << (64 - shift)) - 1).bitwise_xor_(bits)
 
 
 def _mix(bits):

@@ -562,7 +562,8 @@ def validation(model: nn.Module, held_out: registry.Dataset, config: Config, dev
     """Loss terms on held-out images with noise that is the same at every epoch: means and standard errors."""
     rows = range(min(len(held_out), VALIDATION_ROWS))
     values: dict[str, list[Tensor]] = {}
-    for indices, x in batches_of(held_out, config.batch_size, device, rows):
+    batch = config.batch_size if config.has_latent else _validation_batch(held_out, config)  # the MMD is of a batch
+    for indices, x in batches_of(held_out, batch, device, rows):
         if config.has_latent and len(x) < model.latent.smallest_batch:
             continue
         given = None if held_out.given is None else torch.from_numpy(held_out.given[indices.numpy()]).to(device)
@@ -578,10 +579,16 @@ def validation(model: nn.Module, held_out: registry.Dataset, config: Config, dev
     return {"val": means, "val_se": errors, "curve": curve}
 
 
+def _validation_batch(held_out: registry.Dataset, config: Config) -> int:
+    """Rows at once: of points all, since a call of a small network takes the same time for 64 and for 1,000."""
+    return VALIDATION_ROWS if len(held_out.shape) == 1 else config.batch_size
+
+
 def validation_curve(model: nn.Module, held_out: registry.Dataset, config: Config, device: torch.device,
                      rows: range) -> tuple[Mean, dict[str, list[float]]]:
     """The held-out bound in nats, and the error over log-SNR beside the Gaussian's, given z where there is one."""
-    batches = [(index.to(device), x) for index, x in batches_of(held_out, config.batch_size, device, rows)]
+    stream = batches_of(held_out, _validation_batch(held_out, config), device, rows)
+    batches = [(index.to(device), x) for index, x in stream]
     estimator = unconditional(model.denoise)
     if config.model == "diff":
         given = held_out.given

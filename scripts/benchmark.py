@@ -39,7 +39,8 @@ from config import Config, integer, number
 from dataset import registry, shapes3d
 from diffusion import Gaussian, diffuse
 from experiment import build_fresh, compile_networks, half_of, pick_device
-from models import multipliers, parameter_count
+from models import UNET, multipliers, parameter_count
+from modules import use_sweeps
 from rng import Rng
 from sampling import sample
 from training import Stepper
@@ -71,8 +72,9 @@ class Ours:
         self.z_dim = config.a_dim if config.model == "diff" else 0
 
     def compile(self) -> None:
-        compile_networks(self.stepper.model)
-        compile_networks(self.stepper.ema)
+        for part in (self.stepper.model, self.stepper.ema):
+            use_sweeps(part, None)
+            compile_networks(part, Config(compile="full"), self.stepper.device)
 
     def train(self, x: Tensor) -> None:
         index = torch.arange(len(x), device=x.device)
@@ -91,7 +93,7 @@ class Rival:
     """
 
     def __init__(self, name: str, network: nn.Module, half: torch.dtype | None, device: torch.device):
-        self.name, self.half, self.device = name, half, device
+        self.name, self.half, self.device, self.layout = name, half, device, torch.contiguous_format
         self.network = network.to(device).train()
         self.ema = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
@@ -101,10 +103,19 @@ class Rival:
         self.network.compile()
         self.ema.compile()
 
+    def channels_last(self) -> Rival:
+        """The same with weights and images channels last, as its documentation advises."""
+        self.name += ", channels last"
+        self.layout = torch.channels_last
+        for part in (self.network, self.ema):
+            part.to(memory_format=torch.channels_last)
+        return self
+
     def _arithmetic(self):
         return torch.autocast(self.device.type, self.half) if self.half else contextlib.nullcontext()
 
     def train(self, x: Tensor) -> None:
+        x = x.contiguous(memory_format=self.layout)
         eps, logsnr = torch.randn_like(x), torch.rand(len(x), device=x.device) * 16 - 5
         with self._arithmetic():
             eps_hat = self.network(diffuse(x, logsnr, eps), logsnr, x)
@@ -117,7 +128,7 @@ class Rival:
     @torch.no_grad()
     def evaluate(self, x: Tensor, logsnr: Tensor) -> Tensor:
         with self._arithmetic():
-            return self.ema(x, logsnr, None).float()
+            return self.ema(x.contiguous(memory_format=self.layout), logsnr, None).float()
 
 
 class Diffusers(nn.Module):
@@ -138,10 +149,10 @@ class Diffusers(nn.Module):
         from diffusers.utils import logging
 
         logging.set_verbosity_error()  # it advises against a single head
-        kinds = ["Attn" if level == 2 else "" for level in range(len(levels))]
+        kinds = ["Attn" if level in UNET["attention"] else "" for level in range(len(levels))]
         return UNet2DModel(
-            sample_size=shape[-1], in_channels=shape[0], out_channels=outside, layers_per_block=2, dropout=dropout,
-            block_out_channels=[width * m for m in levels], attention_head_dim=None,
+            sample_size=shape[-1], in_channels=shape[0], out_channels=outside, layers_per_block=UNET["blocks"],
+            dropout=dropout, block_out_channels=[width * m for m in levels], attention_head_dim=None,
             norm_num_groups=math.gcd(32, width), resnet_time_scale_shift="scale_shift",
             down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
             up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)], **options,
@@ -167,7 +178,8 @@ class DenoisingDiffusionPytorch(nn.Module):
         wide = width * 5 // 4
         self.unet = Unet(
             wide, dim_mults=levels, channels=shape[0], dropout=dropout, attn_heads=1, flash_attn=True,
-            full_attn=tuple(level == 2 for level in range(len(levels))), attn_dim_head=tuple(wide * m for m in levels),
+            full_attn=tuple(level in UNET["attention"] for level in range(len(levels))),
+            attn_dim_head=tuple(wide * m for m in levels),
         )
 
     def forward(self, x_noisy: Tensor, logsnr: Tensor, x: Tensor | None) -> Tensor:
@@ -185,7 +197,9 @@ def contenders(config: Config, shape: tuple[int, ...], device: torch.device) -> 
     z_dim = field[0].z_dim
     torch.manual_seed(0)
     if find_spec("diffusers"):
-        field.append(Rival("diffusers", Diffusers(shape, spec.width, levels, config.dropout, z_dim), half, device))
+        network = Diffusers(shape, spec.width, levels, config.dropout, z_dim)
+        field.append(Rival("diffusers", network, half, device))
+        field.append(Rival("diffusers", copy.deepcopy(network), half, device).channels_last())
     if find_spec("denoising_diffusion_pytorch") and not z_dim:
         network = DenoisingDiffusionPytorch(shape, spec.width, levels, config.dropout)
         field.append(Rival("denoising-diffusion-pytorch", network, half, device))
@@ -252,6 +266,31 @@ def peak_bytes(clock: Clock, contender: Ours | Rival, x: Tensor, own: int) -> in
     return torch.cuda.max_memory_allocated(clock.device) - before + own
 
 
+def kept_bytes(contender: Ours | Rival, x: Tensor) -> int:
+    """What a training step keeps between forward and backward, weights aside: the height of its peak over its state."""
+    own = {p.untyped_storage().data_ptr() for p in weights(contender)}
+    kept: dict[int, Tensor] = {}  # by address; held, so that no address is used again
+
+    def note(value: Tensor) -> Tensor:
+        if value.untyped_storage().data_ptr() not in own:
+            kept[value.untyped_storage().data_ptr()] = value.detach()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+        contender.train(x)
+    return sum(value.untyped_storage().nbytes() for value in kept.values())
+
+
+def weights(contender: Ours | Rival) -> list[nn.Parameter]:
+    return list((contender.stepper.model if isinstance(contender, Ours) else contender.network).parameters())
+
+
+def quartiles(contender: list[float], ours: list[float]) -> list[float]:
+    """Lower quartile, median, upper quartile of the rounds' ratios: a machine slows down for all contenders at once."""
+    ratios = [a / b for a, b in zip(contender, ours, strict=True)]
+    return np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
+
+
 def state_bytes(contender: Ours | Rival) -> int:
     """Weights, their average, gradients and AdamW's two moments, in float32."""
     return contender.parameters * 5 * 4
@@ -265,12 +304,13 @@ def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) 
     logsnr = torch.linspace(-4, 8, config.batch_size, device=clock.device)
     field = contenders(config, shape, clock.device)
     work = [flops(lambda c=c: c.train(x[:2])) / 2 for c in field]  # an image
+    calls_work = [flops(lambda c=c: c.evaluate(x[:2], logsnr[:2])) / 2 for c in field]
     for contender in field if compiled else ():
         contender.compile()
     train = clock.rounds([lambda c=c: c.train(x) for c in field])
     evaluate = clock.rounds([lambda c=c: c.evaluate(x, logsnr) for c in field])
     rows = []
-    for contender, image_flops, steps, calls in zip(field, work, train, evaluate, strict=True):
+    for contender, image_flops, call_flops, steps, calls in zip(field, work, calls_work, train, evaluate, strict=True):
         step, call = statistics.median(steps), statistics.median(calls)
         rows.append({
             "size": config.dataset, "model": config.model, "precision": "compiled" if compiled else config.precision,
@@ -279,9 +319,8 @@ def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) 
             "peak_share": image_flops * len(x) / step / peak, "call_seconds": call,
             "evaluate_images_per_second": len(x) / call, "repeats": [len(steps), len(calls)],
             "peak_bytes": peak_bytes(clock, contender, x, state_bytes(contender)),
-            # of every round, then the median: machines slow down for all contenders at once
-            "train_times_ours": statistics.median(a / b for a, b in zip(steps, train[0], strict=True)),
-            "evaluate_times_ours": statistics.median(a / b for a, b in zip(calls, evaluate[0], strict=True)),
+            "train_times_ours": quartiles(steps, train[0]), "evaluate_times_ours": quartiles(calls, evaluate[0]),
+            "kept_bytes": kept_bytes(contender, x), "evaluate_share": call_flops * len(x) / call / peak,
             "parameters_times_ours": contender.parameters / field[0].parameters,
             "flops_times_ours": image_flops / work[0],
         })
@@ -351,21 +390,29 @@ def measure_rendering(batch: int, clock: Clock) -> dict:
 # Tables
 
 
-def network_table(rows: list[dict], device: torch.device) -> str:
-    """Ratios are of the rival's seconds over ours, round by round: above 1, ours is faster."""
-    memory = "peak memory GB" if device.type == "cuda" else "process so far GB"
-    head = ["size", "model", "precision", "network", "parameters M", "GFLOP a step", "ms a step", "train images/s",
-            "share of peak", "evaluate images/s", memory, "parameters / ours", "FLOPs / ours", "train seconds / ours",
-            "evaluate seconds / ours"]
-    body = [[
-        row["size"], MODELS[row["model"]], row["precision"], row["network"], f"{row['parameters'] / 1e6:.2f}",
-        f"{row['step_flops'] / 1e9:.1f}", f"{1e3 * row['step_seconds']:.1f}",
-        f"{row['train_images_per_second']:.1f}", f"{100 * row['peak_share']:.0f}%",
-        f"{row['evaluate_images_per_second']:.1f}", f"{row['peak_bytes'] / 2**30:.2f}",
-        f"{row['parameters_times_ours']:.2f}", f"{row['flops_times_ours']:.2f}", f"{row['train_times_ours']:.2f}",
-        f"{row['evaluate_times_ours']:.2f}",
-    ] for row in rows]
-    return table(head, body)
+def network_table(rows: list[dict]) -> str:
+    """Ours: times, and the share that the matrix products and convolutions alone would take at the measured peak."""
+    head = ["size, model, precision", "M", "GFLOP a step", "ms a step", "of peak", "ms a call", "of peak", "kept MB"]
+    return table(head, [[
+        named(row), f"{row['parameters'] / 1e6:.2f}", f"{row['step_flops'] / 1e9:.1f}",
+        f"{1e3 * row['step_seconds']:.0f}", f"{100 * row['peak_share']:.0f}%", f"{1e3 * row['call_seconds']:.1f}",
+        f"{100 * row['evaluate_share']:.0f}%", f"{row['kept_bytes'] / 2**20:.0f}",
+    ] for row in rows if row["network"] == "ours"])
+
+
+def rival_table(rows: list[dict]) -> str:
+    """Ratios are of the rival's seconds or bytes over ours, round by round: above 1, ours takes less."""
+    head = ["size, model, precision", "network", "M, FLOPs / ours", "train / ours", "evaluate / ours", "kept / ours"]
+    own = {named(row): row for row in rows if row["network"] == "ours"}
+    return table(head, [[
+        named(row), row["network"], f"{row['parameters_times_ours']:.2f}, {row['flops_times_ours']:.2f}",
+        *("{1:.2f} ({0:.2f} to {2:.2f})".format(*row[f"{what}_times_ours"]) for what in ("train", "evaluate")),
+        f"{row['kept_bytes'] / own[named(row)]['kept_bytes']:.2f}",
+    ] for row in rows if row["network"] != "ours"])
+
+
+def named(row: dict) -> str:
+    return f"{row['size']}, {MODELS[row['model']]}, {row['precision']}"
 
 
 def sampling_table(rows: list[dict]) -> str:
@@ -456,8 +503,8 @@ def show(record: dict, device: torch.device) -> None:
         print("No GPU was at hand: these are figures of the CPU, and there is no column for a GPU.\n")
     for name in record["not_installed"]:
         print(f"{name}: not installed (pip install {name}), so its rows are missing.\n")
-    print(network_table(record["networks"], device), sampling_table(record["sampling"]), data_table(record["data"]),
-          sep="\n\n")
+    print(network_table(record["networks"]), rival_table(record["networks"]), sampling_table(record["sampling"]),
+          data_table(record["data"]), sep="\n\n")
 
 
 def body(argv: list[str]) -> None:

@@ -60,7 +60,8 @@ def test_one_run_leaves_every_figure_and_says_what_is_not_installed(in_tmp, monk
     printed = capsys.readouterr().out
     assert all(name in printed for name in benchmark.RIVALS)
     for row in record["networks"]:
-        assert row["train_times_ours"] == row["evaluate_times_ours"] == 1
+        assert row["train_times_ours"] == row["evaluate_times_ours"] == [1, 1, 1]
+        assert row["kept_bytes"] > 10_000 and 0 < row["evaluate_share"] < 1.5
         assert row["train_images_per_second"] == pytest.approx(2 / row["step_seconds"])
         assert 0 < row["peak_share"] < 1.5
     assert {row["sampler"]: row["network_calls"] for row in record["sampling"]} == {"ddpm": 1000, "dpmpp": 20}
