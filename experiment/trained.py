@@ -97,13 +97,17 @@ class Trained:
         images  one or a list of: paths, PIL images, arrays or tensors of uint8, or of floats in [-1, 1], of any size;
                 of points, floats [B, n]. `pictures.as_batch` has the rules.
 
-        >>> load("models/digits_32d_0.1mmd").batch(np.zeros((30, 40), np.uint8)).shape  # doctest: +SKIP
+        >>> model.batch("seven.png").shape
         torch.Size([1, 1, 8, 8])
         """
         return as_batch(images, self.spec, tuple(self.model.shape)).to(self.device)
 
     def pictures(self, x: Tensor) -> list:
-        """Images [B, C, H, W] in [-1, 1] as PIL images."""
+        """Images [B, C, H, W] in [-1, 1] as PIL images.
+
+        >>> model.pictures(model.sample(2, steps=4))[1].size
+        (8, 8)
+        """
         return to_pictures(x)
 
     def autoencoder(self, steps: int | None = None) -> Autoencoder:
@@ -116,6 +120,9 @@ class Trained:
         """z of images, the mean of q(z|x), as every mode uses it: [B, a_dim].
 
         Raises CommandError for plain diffusion, and for a data set that brings its own z.
+
+        >>> model.encode(["seven.png", "seven.png"]).shape
+        torch.Size([2, 2])
         """
         if getattr(self.model, "encoder", None) is None:
             raise CommandError(f"{self.path} has no encoder: --model diff or vae has, where the data brings no z")
@@ -126,6 +133,9 @@ class Trained:
 
         z       [B, a_dim] that they are conditioned on; by default their own. steps: 50 by default
         Raises CommandError for a VAE, which has no x_T.
+
+        >>> model.invert("seven.png", steps=4).shape
+        torch.Size([1, 1, 8, 8])
         """
         coder = self.autoencoder(steps)
         if not coder.has_noise:
@@ -141,6 +151,9 @@ class Trained:
 
         z       [B, a_dim]; None for plain diffusion, or the branch without z
         x_T     [B, *shape], or one [1, *shape] for all; by default drawn from the seed, row i the same for every z
+
+        >>> model.decode(torch.zeros(3, 2), steps=4).shape
+        torch.Size([3, 1, 8, 8])
         """
         coder = self.autoencoder(steps)
         count = len(z) if z is not None else len(x_T) if x_T is not None else 1
@@ -157,6 +170,9 @@ class Trained:
         """n samples [n, *shape]: those that `--mode eval` draws with these --sampler, --sample_steps and --r_seed.
 
         z       [n, a_dim] to condition on, or one [1, a_dim] for all; by default drawn from the prior
+
+        >>> torch.equal(model.sample(3, steps=4)[:2], model.sample(2, steps=4))
+        True
         """
         z = None if z is None else torch.as_tensor(z).float().to(self.device).expand(n, -1)
 
@@ -167,7 +183,11 @@ class Trained:
         return self._in_parts(draw, torch.arange(n, device=self.device))
 
     def reconstruct(self, images, steps: int | None = None) -> Tensor:
-        """Images [B, *shape] given back from their own z and x_T."""
+        """Images [B, *shape] given back from their own z and x_T.
+
+        >>> model.reconstruct("seven.png", steps=4).shape
+        torch.Size([1, 1, 8, 8])
+        """
         x, coder = self.batch(images), self.autoencoder(steps)
         return self._in_parts(lambda part: coder.decode(*coder.encode(part)), x)
 
@@ -175,6 +195,9 @@ class Trained:
         """Images [points, *shape] from image a to image b: z on the line, x_T on the great circle between theirs.
 
         The ends are the two images' own reconstructions.
+
+        >>> model.interpolate("seven.png", torch.zeros(1, 8, 8), points=5, steps=4).shape
+        torch.Size([5, 1, 8, 8])
         """
         coder, (first, second) = self.autoencoder(steps), (self.batch(a), self.batch(b))
         return coder.between(first, second, points)
@@ -190,6 +213,10 @@ class Trained:
 
         npoints     log-SNR evaluations an image
         Raises CommandError for a VAE, and for a model that knows p(x|z) only.
+
+        >>> found = model.log_prob("seven.png", npoints=4)
+        >>> found.kind, found.nats.shape, found.se.shape
+        ('dequantised', torch.Size([1]), torch.Size([1]))
         """
         from experiment.measuring import log_prob
 
@@ -200,6 +227,10 @@ class Trained:
 
         taus    deviations of the noise on a deterministic code, in units of its own; a stochastic encoder has its own
         Returns a record a tau: 'tau', 'bracket_nats' (lower, upper, their standard errors, saturated, log_n ...).
+
+        >>> (found,) = model.information(taus=(2.0,))
+        >>> found["bracket_nats"]["lower"] < found["bracket_nats"]["log_n"]
+        True
         """
         from experiment.intervals import codes_of_model, latents_of
 
