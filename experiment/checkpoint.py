@@ -198,7 +198,8 @@ def meant(command: Command) -> Path | None:
     try:
         return _named(command)
     except CommandError:
-        if command.config.best or "epochs" in command.given:
+        if command.config.best or ("epochs" in command.given
+                                   and checkpoints(config_module.folder(command.config, "models"))):
             raise
         return None
 

@@ -367,8 +367,8 @@ def test_one_label_column_is_said_to_leave_scores_undefined(in_tmp, capsys):
     result = read_json(in_tmp / "out/disentanglement.json")
     assert result["files"][0]["mean"]["modularity"] is None and result["summary"]["modularity"]["mean"] is None
     assert result["files"][0]["mean"]["mig"] > 0 and result["summary"]["completeness"]["ci95"] > 0
-    assert {Path(picture).name for picture in result["files"][1]["pictures"]} == {"importance-1.png",
-                                                                                "information-1.png"}
+    assert {Path(picture).name for picture in result["files"][1]["pictures"]} == {
+        "importance-1.png", "mig-information-1.png", "interval-information-1.png"}
 
 
 @pytest.mark.parametrize("name", dis.METRICS)
