@@ -134,7 +134,7 @@ def training_curve(metrics: str | Path, path: str | Path) -> None:
         panel.set(title=name, xlabel="epoch", ylabel=unit)
         if all(line["train"][name] > 0 for line in lines):
             panel.set_yscale("log")
-            panel.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5), numticks=8), major_formatter="{x:g}",
+            panel.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5), numticks=9), major_formatter="{x:g}",
                             minor_formatter=NullFormatter())
     figure.axes[0].legend(frameon=False)
     save(figure, path)

@@ -17,6 +17,7 @@ encoded() {
     quick --mode plot_latent
     quick --mode save_latent
     run train_classifier.py "${model[@]}"
+    quick --mode mutual_info --mi_steps 0
 }
 
 quick --mode train --epochs "$EPOCHS" --save_epochs "$EPOCHS" --learning_rate 1e-3 --dropout 0 --ema_decay 0.999
@@ -27,3 +28,4 @@ quick --mode eval --is_latent --sampling_number 64 --sampler dpmpp --sample_step
 quick --mode latent_quality --num_images 64 --sampling_number 2 --sample_steps 20
 wait $classified || { cat encoded.log >&2; exit 1; }
 python_here -m scripts.quickstart_table
+python_here -m scripts.report digits_32d_0.01mmd_0.1zdrop --sample_steps 10 --output "$PWD/report.html"

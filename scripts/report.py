@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import config as config_module
-from config import Command, Parser, integer
+from config import Command, Config, Parser, integer
 from scripts import report_page as page
 from scripts import report_sources as sources
 from scripts.report_page import escape, measured, number
@@ -434,7 +434,8 @@ def draw(one: Experiment, args) -> None:
     from models import parameter_count
     from scripts import report_pictures
 
-    own = replace(one.config, device=args.device, num_workers=0, split=None, model_folder=str(one.roots.models),
+    own = replace(Config(), device=args.device, num_workers=0, model_folder=str(one.roots.models),
+                  batch_size=one.config.batch_size, precision=one.config.precision,
                   data_dir=args.data_dir or one.config.data_dir,
                   sample_steps=min(args.sample_steps, one.config.diffusion_steps))
     trained = open_trained(Command("latent_quality", own, frozenset()), one.path)

@@ -15,6 +15,7 @@ from torch import Tensor
 import plots
 from dataset import registry
 from experiment import Trained, batches_of
+from modes.latents import class_names, column_names, principal_plane
 from modes.reconstructions import VALUES, decode_all, random_reconstructions, traversed
 from modes.samples import drawer
 from rng import Rng
@@ -83,10 +84,7 @@ def samples(trained: Trained, latent: bool) -> tuple[np.ndarray, dict]:
 
     latent      draw z from the latent diffusion, and not from its prior
     """
-    config = replace(trained.config, is_latent=latent)
-    if config.model != "vae":
-        config = replace(config, sampler="dpmpp", deterministic=False, guidance=1.0, eta=0.0, sample_steps=min(
-            20, config.diffusion_steps))
+    config = replace(trained.config, is_latent=latent, sample_steps=None)
     draw, setting = drawer(replace(trained, config=config), phases=False)
     points = len(trained.model.shape) == 1
     rng = Rng(config.r_seed, torch.arange(POINT_SAMPLES if points else SAMPLES, device=trained.device))
@@ -136,12 +134,9 @@ class Held:
                 thumbnails.append(shrunk(plots.to_uint8(x), THUMBNAIL_SIDE) if x.dim() == 4 else None)
         z = torch.cat(parts)
         plane, share = principal_plane(z.double().numpy())
-        spec, labels = self.dataset.spec, self.dataset.labels
-        found = np.zeros((len(z), 0), np.int64) if labels is None else labels[: len(z)].reshape(len(z), -1)
-        names = ("class",) if spec.labels == "class" else tuple(spec.label_names)
-        names = names if len(names) == found.shape[1] else tuple(f"label {k}" for k in range(found.shape[1]))
-        values = [tuple(spec.label_names)] if spec.labels == "class" else [
-            tuple(own) for own in spec.value_names or [()] * len(names)]
+        labels, names = self.dataset.labels, column_names(self.dataset)
+        found = labels[: len(z)] if names else np.zeros((len(z), 0), np.int64)
+        values = list(class_names(self.dataset)) if names else []
         pixels = np.concatenate(thumbnails) if thumbnails[0] is not None else np.zeros((0, 1, 1, 1), np.uint8)
         return z, Codes(plane, share, pixels, found, names, values)
 
@@ -171,15 +166,6 @@ class Held:
                          np.sqrt((ends**2).mean(axis=(2, 3, 4))))
 
 
-def principal_plane(codes: np.ndarray) -> tuple[np.ndarray, float]:
-    """[N, D] -> [N, 2] along the first two principal components, and their share of the variance."""
-    centred = codes - codes.mean(0)
-    if codes.shape[1] == 1:
-        return np.concatenate([centred, np.zeros_like(centred)], axis=1), 1.0
-    _, values, axes = np.linalg.svd(centred, full_matrices=False)
-    return centred @ axes[:2].T, float((values[:2] ** 2).sum() / max((values**2).sum(), 1e-300))
-
-
 def attempt(make):
     """What `make()` returns, or, where it cannot, the line that says why."""
     try:
@@ -196,7 +182,8 @@ def of(trained: Trained, latent: bool, information: np.ndarray | None) -> dict[s
     found: dict[str, object] = {"samples": attempt(lambda: samples(trained, latent))}
     held = attempt(lambda: Held(trained))
     if isinstance(held, str):
-        return found | dict.fromkeys(("reconstructions", "paths", "codes", "traversal"), held)
+        parts = ("reconstructions", "paths") + (("codes", "traversal") if trained.config.has_latent else ())
+        return found | dict.fromkeys(parts, held)
     images = held.dataset.spec.kind == "image"
     if images:
         found["reconstructions"] = attempt(held.reconstructions)
@@ -204,7 +191,10 @@ def of(trained: Trained, latent: bool, information: np.ndarray | None) -> dict[s
     elif len(held.dataset.shape):
         found["data"] = held.images(POINT_SAMPLES).cpu().numpy()
     if held.encodes:
-        z, found["codes"] = held.codes()
+        codes = attempt(held.codes)
+        if isinstance(codes, str):
+            return found | {"codes": codes, "traversal": codes}
+        z, found["codes"] = codes
         order = np.argsort(-(z.std(0).numpy() if information is None else information), kind="stable")
         if images:
             found["traversal"] = attempt(lambda: held.traversal(z, order))

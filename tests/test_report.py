@@ -12,7 +12,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from scripts import report, report_page, report_sources
+from scripts import report, report_page, report_pictures, report_sources
 from utils import CommandError, write_json
 
 EXPERIMENT = "digits_2d_0.1mmd_4steps_4unet_4enc"
@@ -159,6 +159,18 @@ def test_charts_leave_out_what_is_no_number_and_mark_round_values():
     assert report_page.chart("empty", [report_page.Series("a", [1], [None])], "epoch") == ""
     assert report_page.scale(0.1, 0.73, False, 0, 100).ticks == pytest.approx([0.2, 0.4, 0.6])
     assert report_page.scale(1, 1000, True, 0, 100).ticks == pytest.approx([1, 10, 100, 1000])
+
+
+def test_without_its_data_a_page_says_so(in_tmp, monkeypatch):
+    def absent(*_):
+        raise CommandError("no data in ./data <here>")
+
+    monkeypatch.setattr(report_pictures, "Held", absent)
+    monkeypatch.setattr(report_pictures, "samples", absent)
+    assert report.main([made()]) == 0
+    text = Path("report.html").read_text()
+    for part in ("Samples", "Reconstructions", "Interpolations", "The traversal", "The codes"):
+        assert f"{part} could not be drawn: no data in ./data &lt;here&gt;" in text
 
 
 @pytest.mark.parametrize("words, said", [
