@@ -284,6 +284,8 @@ class Config:
                         "region where a compiler is at hand", choices=("auto", "off", "region", "full"))
     resume: bool = flag(True, "go on where an interrupted run stopped; --no-resume starts afresh", modes=("training",))
     save_epochs: int = flag(5, "epochs between kept checkpoints", modes=("training",), type=integer(1))
+    keep: int | None = flag(None, "how many of the kept checkpoints stay, the newest; best.pth and last.pth do anyway",
+                            modes=("training",), unset="all", type=integer(1))
     save_minutes: float = flag(10.0, "minutes between writes of last.pth within an epoch", modes=("training",),
                                type=number(0, above=True))
     display_epochs: int | None = flag(None, "epochs between sample grids", modes=("training",),

@@ -30,6 +30,7 @@ import plots
 from config import Command, Config
 from dataset import registry
 from experiment import (
+    basis_file,
     batches_of,
     build_fresh,
     checkpoints,
@@ -40,6 +41,7 @@ from experiment import (
     load_data,
     open_record,
     pick_device,
+    without_basis,
 )
 from information.likelihood import (
     GAUSSIAN,
@@ -185,7 +187,8 @@ class Run:
     def __init__(self, stepper: Stepper, dataset: registry.Dataset, config: Config, folder: Path, logs: Path,
                  record: dict, validate: Callable[[nn.Module], dict],
                  show: Callable[[nn.Module, int], None], score: Callable[[nn.Module], dict] | None = None):
-        self.stepper, self.dataset, self.config, self.folder, self.record = stepper, dataset, config, folder, record
+        self.stepper, self.dataset, self.config, self.folder = stepper, dataset, config, folder
+        self.record, self.basis = without_basis(record)  # a large one is in one file for all checkpoints
         self.metrics, self.validate, self.show = logs / "metrics.jsonl", validate, show
         self.score, self.best = score, math.inf  # FID of samples, and the least of it so far
         self.device, self.seed = stepper.device, config.r_seed
@@ -305,6 +308,9 @@ class Run:
         distributed.barrier()
         if epoch % self.config.save_epochs == 0 or last:
             self.save(f"model-{epoch}.pth")
+            if self.config.keep and distributed.is_main():
+                for old in checkpoints(self.folder)[self.config.keep :]:
+                    old.unlink(missing_ok=True)
 
     def _scored(self) -> dict:
         """The averaged weights' score; where it is the best so far, they are kept as best.pth."""
@@ -355,6 +361,8 @@ class Run:
             state = {**self.record, **self.stepper.state(), "sums": self.sums, "best": self.best}
             state["epoch"] = math.ceil(self.stepper.step / self.epoch_steps)
             state["config"] = config_module.to_dict(self.config)
+            if self.basis is not None and not (place := basis_file(self.folder, state["gaussian"]["basis"])).exists():
+                save_checkpoint(place, {"kind": "gaussian", "basis": self.basis})
             save_checkpoint(self.folder / name, state)
         distributed.barrier()  # a slow disk is waited for
 
@@ -445,7 +453,8 @@ def start_or_resume(run: Run, config: Config) -> bool:
         sweep(run.metrics.parent)
     if found is None:
         if distributed.is_main():
-            for old in [run.folder / "last.pth", run.folder / "best.pth", *checkpoints(run.folder), run.metrics]:
+            for old in [run.folder / "last.pth", run.folder / "best.pth", *checkpoints(run.folder), run.metrics,
+                        *run.folder.glob(basis_file(Path(), "*").name)]:
                 old.unlink(missing_ok=True)
         distributed.barrier()
         return True

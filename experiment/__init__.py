@@ -11,6 +11,7 @@ itself.
 
 from experiment.autoencoder import Autoencoder, slerp
 from experiment.checkpoint import (
+    basis_file,
     checkpoints,
     expand_from,
     find_checkpoint,
@@ -19,6 +20,7 @@ from experiment.checkpoint import (
     open_record,
     refuse_other_data,
     refuse_stale,
+    without_basis,
 )
 from experiment.compiling import compile_networks, half_of
 from experiment.prepare import (
@@ -34,8 +36,8 @@ from experiment.prepare import (
 from experiment.trained import Trained, load, open_latent, open_trained
 
 __all__ = [
-    "Autoencoder", "Trained", "assumptions_of", "batches_of", "build_fresh", "checkpoints", "compile_networks",
-    "describe_network", "expand_from", "find_checkpoint", "fit_gaussian", "half_of", "is_plain", "load",
-    "load_data", "meant", "open_latent", "open_record", "open_trained", "pick_device", "refuse_other_data",
-    "refuse_stale", "shape_of", "slerp",
+    "Autoencoder", "Trained", "assumptions_of", "basis_file", "batches_of", "build_fresh", "checkpoints",
+    "compile_networks", "describe_network", "expand_from", "find_checkpoint", "fit_gaussian", "half_of", "is_plain",
+    "load", "load_data", "meant", "open_latent", "open_record", "open_trained", "pick_device", "refuse_other_data",
+    "refuse_stale", "shape_of", "slerp", "without_basis",
 ]

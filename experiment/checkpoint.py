@@ -28,6 +28,7 @@ from utils import (
     CommandError,
     file_hash,
     first_line,
+    hash_of,
     load_checkpoint,
     read_json,
     refuse_other_inputs,
@@ -101,6 +102,51 @@ def refuse_other_model(result: Path, checkpoint: Path) -> None:
     before = read_json(result).get("checkpoint") if os.path.lexists(result) else None
     if isinstance(before, str) and Path(before).resolve().parent != checkpoint.resolve().parent:
         refuse_other_inputs(result, [before], [checkpoint])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The covariance's basis, which is the same in all checkpoints of a run
+
+APART = 2**20  # bytes from which on it has a file of its own
+
+
+def without_basis(record: dict) -> tuple[dict, torch.Tensor | None]:
+    """What goes into every checkpoint of a run, and the basis that goes into `basis_file` once; None: a small one.
+
+    In its place the checkpoint has the hash of its values, which names the file.
+    """
+    basis = record.get("gaussian", {}).get("basis")
+    if basis is None or basis.numel() * basis.element_size() < APART:
+        return record, None
+    return {**record, "gaussian": {**record["gaussian"], "basis": hash_of(_values(basis))}}, basis
+
+
+def basis_file(folder: Path, name: str) -> Path:
+    return folder / f"gaussian-{name}.pth"
+
+
+def _values(basis: torch.Tensor):
+    return basis.detach().cpu().contiguous().numpy()
+
+
+def _with_basis(record: dict, path: Path, device) -> dict:
+    """A checkpoint's record with the basis that it refers to. Raises CommandError where that is not beside it."""
+    moments = record.get("gaussian")
+    name = moments.get("basis") if isinstance(moments, dict) else None
+    if not (isinstance(name, str) and re.fullmatch("[0-9a-f]{16}", name)):
+        return record
+    place = basis_file(path.parent, name)
+    if not place.exists():
+        raise CommandError(f"{path} needs {place.name}, the covariance of its data, which is not beside it: copy it "
+                           f"from the folder that the checkpoint is from")
+    basis = load_checkpoint(place, "cpu").get("basis")
+    if not is_plain(basis) or basis.dtype == torch.bfloat16 or hash_of(_values(basis)) != name:
+        raise CommandError(f"{place} is damaged, or not of the experiment of {path.name}")
+    return {**record, "gaussian": {**moments, "basis": basis.to(device)}}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which there are
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -223,7 +269,7 @@ def open_record(path: Path, kinds: tuple[str, ...], device) -> tuple[dict, Confi
     Raises CommandError for any other file.
     """
     of_export = exported.is_export(path)
-    record = exported.read(path, device) if of_export else load_checkpoint(path, device)
+    record = exported.read(path, device) if of_export else _with_basis(load_checkpoint(path, device), path, device)
     if record.get("kind") not in kinds:
         raise CommandError(f"{path} holds a '{config_module.shown(record.get('kind'))}' model, not "
                            f"{' or '.join(kinds)}")

@@ -19,7 +19,7 @@ import run
 import training
 from config import Config
 from dataset import registry
-from experiment import build_fresh, fit_gaussian
+from experiment import build_fresh, checkpoint, fit_gaussian
 from rng import Rng
 from utils import CommandError, RunError, load_checkpoint, locked
 
@@ -317,6 +317,55 @@ def test_a_checkpoint_says_what_it_is():
     assert (record["kind"], record["epoch"], record["step"], record["unit"]) == ("vanilla", 1, 2, "mean squared error")
     assert record["config"]["unets_channels"] == 8 and record["shape"] == [2]
     assert set(record) >= {"model", "ema", "optimizer", "gaussian", "format"}
+
+
+def test_keep_prunes_all_but_the_newest_and_the_run_is_the_same():
+    assert train(f"{VANILLA} --save_epochs 1 --keep 2") == 0
+    assert {p.name for p in Path("models", VANILLA_EXP).iterdir()} == {"model-2.pth", "model-3.pth", "last.pth"}
+    kept = last()
+    assert train(f"{VANILLA} --save_epochs 1 --no-resume") == 0
+    assert_equal({**last(), "config": 0}, {**kept, "config": 0})
+    assert train(f"{VANILLA} --save_epochs 1 --epochs 4 --keep 1") == 0
+    assert {p.name for p in Path("models", VANILLA_EXP).iterdir()} == {"model-4.pth", "last.pth"}
+
+
+def bases():
+    return sorted(Path("models").rglob("gaussian-*.pth"))
+
+
+def test_a_large_covariance_is_stored_once_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
+    whole = uncut(VANILLA, VANILLA_EXP, tmp_path)[0]
+    monkeypatch.setattr(checkpoint, "APART", 1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        at_step(patch, 3, kill)
+        train(VANILLA)
+    assert train(VANILLA) == 0
+    (place,) = bases()
+    path = place.with_name("last.pth")
+    assert place.name == f"gaussian-{last()['gaussian']['basis']}.pth"
+    record = checkpoint.open_record(path, ("vanilla",), "cpu")[0]
+    assert_equal({**record, "config": 0}, {**whole, "config": 0})
+    content = place.read_bytes()
+    for broken in (None, content[:-200], content.replace(b"gaussian", b"gauss\0\0\0")):
+        place.unlink() if broken is None else place.write_bytes(broken)
+        with pytest.raises(CommandError) as caught:
+            checkpoint.open_record(path, ("vanilla",), "cpu")
+        assert place.name in str(caught.value) and "\n" not in str(caught.value)
+    torch.save({"format": 1, "kind": "gaussian", "basis": torch.eye(2)}, place)
+    assert train(f"{VANILLA} --epochs 4") == 2  # every checkpoint needs it
+    assert place.name in capsys.readouterr().err
+    assert train(f"{VANILLA} --no-resume --epochs 1") == 0
+    assert bases() == [place] and place.read_bytes() == content
+
+
+def test_checkpoints_that_hold_the_covariance_are_gone_on_with(monkeypatch):
+    assert train(f"{VANILLA} --epochs 1") == 0
+    monkeypatch.setattr(checkpoint, "APART", 1)
+    assert train(f"{VANILLA} --epochs 2") == 0
+    assert len(bases()) == 1
+    for name in ("model-1.pth", "model-2.pth"):
+        basis = checkpoint.open_record(Path("models", VANILLA_EXP, name), ("vanilla",), "cpu")[0]["gaussian"]["basis"]
+        assert torch.equal(basis, fit_gaussian(part("moons", "train"), 0).state()["basis"])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
