@@ -163,7 +163,7 @@ def measure(args: argparse.Namespace, place: Path | None, reference):
         fid.refuse_unlike(reference, images.source, extractor.identity(), images.shape[-2:], extractor.dims)
         return fid.compare(reference, fid.measure(images, extractor, args.batch_size), args.extrapolate), None
     originals = (fid.folder_images(place, extractor.channels, args.num_workers) if place else
-                 fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels))
+                 fid.dataset_images(args.name, args.data_dir, args.split, extractor))
     fid.refuse_sizes(originals.source, originals.shape[-2:], images.source, images.shape[-2:])
     nearest = None
     if args.nearest:

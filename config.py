@@ -443,7 +443,7 @@ def words_of(config: Config, kinds: tuple[str, ...]) -> list[str]:
     words = []
     for item in fields(Config):
         value = getattr(config, item.name)
-        if item.metadata["kind"] not in kinds or value == item.default:
+        if item.metadata["kind"] not in kinds or value == default_of(config, item.name):
             continue
         if isinstance(item.default, bool):
             words.append(f"--{item.name}" if value else f"--no-{item.name}")
@@ -706,7 +706,8 @@ def call_of(command: Command, own: argparse.Namespace | None = None) -> dict:
 
 
 def from_stored(stored: object, path: Path) -> Config:
-    """The config in a checkpoint, held to what a typed one is. A flag younger than the checkpoint has its default.
+    """The config in a checkpoint, held to what a typed one is. A flag younger than the checkpoint has its default,
+    and --flip what it was for everybody's own folders before there was a flag: on.
 
     Raises CommandError, naming the flag, for anything that could not have been typed.
     """
@@ -714,6 +715,8 @@ def from_stored(stored: object, path: Path) -> Config:
         raise CommandError(f"{path}: its config is no config of this program")
     if isinstance(stored.get("compile"), bool):  # of a checkpoint from before the choice
         stored = {**stored, "compile": "full" if stored["compile"] else "off"}
+    if stored.get("dataset") == "folder" and "flip" not in stored:
+        stored = {**stored, "flip": True}
     for name, value in stored.items():
         if name not in _FIELDS or not _could_be_typed(_FIELDS[name], value):
             raise CommandError(f"{path}: its config has --{str(name)[:40]} {str(value)[:40]!r}, which cannot be")
@@ -723,6 +726,24 @@ def from_stored(stored: object, path: Path) -> Config:
     except CommandError as error:
         raise CommandError(f"{path}: its config contradicts itself: {error}") from None
     return config
+
+
+def on_own_schedule(stored: Config, network: object) -> Config:
+    """A stored config with the schedule of a network made elsewhere, by flag.
+
+    Checkpoints from before a flag could name it hold the flags' plain defaults, whatever the network's own schedule.
+    network    the description of it that the checkpoint holds, or None
+    """
+    own = FOREIGN_SCHEDULE.get(stored.denoiser)
+    plain = all(getattr(stored, name) == _FIELDS[name].default for name in FOREIGN_SCHEDULE["ddpm"])
+    if own is None or not plain:
+        return stored
+    said = network.get("schedule") if isinstance(network, dict) else None
+    said = said if isinstance(said, dict) else {}
+    typed = said.get("name") == stored.schedule and said.get("steps") == stored.diffusion_steps
+    if typed and ("beta1" not in own or said.get("beta1") == stored.beta1):
+        return stored
+    return replace(stored, **own)
 
 
 def _could_be_typed(item, value) -> bool:

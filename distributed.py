@@ -90,13 +90,13 @@ def barrier() -> None:
         arrived = _store.add(f"{_met}", 0)
 
 
-def agree(number: int) -> int:
-    """The largest of all processes' numbers; they meet on the CPU, so that no GPU waits."""
+def agree(*numbers: int) -> list[int]:
+    """The largest of all processes' numbers, each by itself; they meet on the CPU, so that no GPU waits."""
     if not dist.is_initialized():
-        return number
-    largest = torch.tensor(number)
+        return [int(number) for number in numbers]
+    largest = torch.tensor([int(number) for number in numbers])
     dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return int(largest)
+    return largest.tolist()
 
 
 def gather(x: Tensor) -> Tensor:

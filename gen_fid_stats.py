@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from config import integer
@@ -86,8 +87,9 @@ def build_extractor(args: argparse.Namespace):
         return extractors.inception(args.inception_weights, device, args.resize)
     if args.extractor == "efficientnet":
         return extractors.efficientnet(device)
-    path = args.classifier or Path(args.model_folder) / f"{args.name}_classifier.pth"
-    return extractors.classifier(path, device)
+    if args.classifier:  # whatever it was trained on: it is meant
+        return replace(extractors.classifier(args.classifier, device), trained_on=None)
+    return extractors.classifier(Path(args.model_folder) / f"{args.name}_classifier.pth", device)
 
 
 @contextlib.contextmanager
@@ -124,7 +126,7 @@ def _run(argv: list[str]) -> None:
         if args.folder:
             images = fid.folder_images(args.folder, extractor.channels, args.num_workers)
         else:
-            images = fid.dataset_images(args.name, args.data_dir, args.split, extractor.channels)
+            images = fid.dataset_images(args.name, args.data_dir, args.split, extractor)
         statistics = fid.measure(images, extractor, args.batch_size)
     if distributed.is_main():
         fid.write_statistics(path, statistics)

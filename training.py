@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,10 +166,9 @@ class Interrupts:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        if kind and issubclass(kind, RuntimeError) and distributed.world() > 1:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher's; first it is said what happened
+        failed = kind is not None and distributed.world() > 1
+        for number, handler in self._before.items():  # the launcher's SIGTERM waits until it is said what happened
+            signal.signal(number, signal.SIG_IGN if failed and number == signal.SIGTERM else handler)
         distributed.signalled = None
 
     def _note(self, number: int, _frame) -> None:
@@ -206,16 +206,31 @@ class Run:
         """Train to the end.
 
         Raises, the state saved, Interrupted on a signal, CommandError for an image that cannot be read and RunError
-        for a reader that was killed; RunError on a diverging loss.
+        for a reader that was killed, in its own process, and Interrupted in the others; RunError on a diverging loss.
         """
         bar = tqdm(total=self.total * self.batch, initial=self.stepper.step * self.batch, unit="img", smoothing=0.05,
                    desc="training", disable=not distributed.is_main(), mininterval=0.5)
         shown = saved = time.monotonic()
         if self.config.tb_logger and distributed.is_main():
             self._open_board()
+        ended = False
         with bar, Interrupts() as interrupts:
-            for rng, x, given in self._kept(self._batches()):
-                self._step(rng, x, given)
+            batches = self._batches()
+            while True:
+                batch, failure = _next(batches)
+                own_due = distributed.is_main() and time.monotonic() - saved > 60 * self.config.save_minutes
+                # all processes save and stop after the same step: a signal's number, a failure, a file that is due
+                stop, failed, due = distributed.agree(interrupts.signal or 0, failure is not None, own_due)
+                if ended or (self.stepper.step and (stop or failed or due)):
+                    self.save("last.pth")
+                    saved = time.monotonic()
+                if failed:
+                    self._give_up(failure)
+                if stop:
+                    raise Interrupted(f"stopped by {signal.Signals(stop).name}", 128 + stop)
+                if batch is None:
+                    return
+                self._step(*batch)
                 bar.update(self.batch)
                 ended = self.stepper.step % self.epoch_steps == 0 or self.stepper.step == self.total
                 if time.monotonic() - shown > 1:
@@ -223,14 +238,12 @@ class Run:
                     shown = time.monotonic()
                 if ended:
                     self._end_epoch()
-                due = distributed.is_main() and time.monotonic() - saved > 60 * self.config.save_minutes
-                # all processes save and stop after the same step: a signal's number, and 1/2 for a file that is due
-                stop, due = divmod(distributed.agree(2 * (interrupts.signal or 0) + due), 2)
-                if ended or stop or due:
-                    self.save("last.pth")
-                    saved = time.monotonic()
-                if stop:
-                    raise Interrupted(stop)
+
+    def _give_up(self, failure: Exception | None) -> None:
+        """Raise where a batch could not be read: what went wrong, or in the other processes that one has stopped."""
+        if self.stepper.step:
+            distributed.say(f"saved: {self.folder}/last.pth, step {self.stepper.step}")
+        raise failure or Interrupted("stopped, since another process could not read its batch", 1)
 
     def _batches(self) -> Iterator[tuple[Rng, Tensor, Tensor | None]]:
         """This process's rows of every remaining batch: (noise, x [b, *shape] on the device, given z or None)."""
@@ -255,20 +268,6 @@ class Run:
             x = registry.to_float(raw, self.dataset.levels, flip)
             z = None if given is None else torch.from_numpy(given[indices.numpy()]).to(self.device)
             yield rng, x, z
-
-    def _kept(self, batches: Iterator) -> Iterator:
-        """The batches; where one cannot be read (a broken picture, a killed reader), what was trained is saved."""
-        while True:
-            try:
-                batch = next(batches, None)
-            except (CommandError, RunError, RuntimeError):
-                if distributed.world() == 1 and self.stepper.step:  # the others are at work on this step
-                    self.save("last.pth")
-                    print(f"saved: {self.folder}/last.pth, step {self.stepper.step}", flush=True)
-                raise
-            if batch is None:
-                return
-            yield batch
 
     def _step(self, rng: Rng, x: Tensor, given: Tensor | None) -> None:
         step = self.stepper.step
@@ -323,8 +322,9 @@ class Run:
     def _open_board(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        threading.excepthook = _quiet_on_disk_errors  # of its thread; `_log` reports them
-        self.board = SummaryWriter(str(self.metrics.parent), purge_step=self.stepper.step + 1)
+        threading.excepthook = _quiet_on_disk_errors  # of its thread; they come to the caller too
+        with self._board_errors():
+            self.board = SummaryWriter(str(self.metrics.parent), purge_step=self.stepper.step + 1)
 
     def _log(self, line: dict) -> None:
         try:
@@ -334,11 +334,16 @@ class Run:
         except OSError as error:
             raise CommandError(f"cannot write {self.metrics}: {error.strerror or error}") from error
         if self.board is not None:
-            try:
+            with self._board_errors():
                 self._show_on_board(line)
-            except OSError as error:
-                raise CommandError(f"cannot write TensorBoard's events in {self.metrics.parent}: "
-                                   f"{error.strerror or error}") from None
+
+    @contextlib.contextmanager
+    def _board_errors(self):
+        try:
+            yield
+        except OSError as error:
+            raise CommandError(f"cannot write TensorBoard's events in {self.metrics.parent}: "
+                               f"{error.strerror or error}") from None
 
     def _show_on_board(self, line: dict) -> None:
         for part in ("train", "val"):
@@ -389,11 +394,19 @@ def _quiet_on_disk_errors(failure) -> None:
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop, and it has saved its state."""
+    """The run was asked to stop, by a signal or by another process, and has saved its state."""
 
-    def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
-        self.status = 128 + number
+    def __init__(self, why: str, status: int):
+        super().__init__(f"{why}; the same command goes on from here")
+        self.status = status
+
+
+def _next(batches: Iterator) -> tuple[tuple | None, Exception | None]:
+    """The next batch, None after the last, and what kept it from being read: a broken picture, a killed reader."""
+    try:
+        return next(batches, None), None
+    except (CommandError, RunError, RuntimeError) as error:
+        return None, error
 
 
 class _Sized:
@@ -441,9 +454,10 @@ def newest_sound(folder: Path, kind: str, device) -> tuple[dict, Config, Path] |
     return None
 
 
-def start_or_resume(run: Run, config: Config) -> bool:
+def start_or_resume(run: Run, config: Config, given: frozenset[str] = frozenset()) -> bool:
     """Take up the folder's run, or clear the folder for a new one. Returns whether anything is left to do.
 
+    given   the flags typed by hand: a run that began with --flip, as folders did before there was one, keeps it
     Raises CommandError where the folder holds a run with other settings, or of other data.
     """
     found = newest_sound(run.folder, run.record["kind"], run.device) if config.resume else None
@@ -459,6 +473,9 @@ def start_or_resume(run: Run, config: Config) -> bool:
         distributed.barrier()
         return True
     record, stored, path = found
+    if stored.flip and config.flip is None and "flip" not in given:
+        config = run.config = replace(config, flip=True)
+        distributed.say(f"{path}: going on with --flip, as this run began")
     config_module.refuse_other_run(config, stored, path)
     refuse_other_rows(run, record, path)
     run.resume(record, path)
@@ -498,7 +515,7 @@ def _moved(run: Run, record: dict) -> bool:
     return not torch.allclose(own, stored.to(own.dtype), rtol=1e-3, atol=1e-3)
 
 
-def finish(run: Run, config: Config, pictures: Path) -> None:
+def finish(run: Run, config: Config, pictures: Path, given: frozenset[str] = frozenset()) -> None:
     """Train, then draw the curves below `pictures`; of a finished run too, where it was stopped before they were."""
     curve, main = pictures / "train" / f"curve.{config.format}", distributed.is_main()
     if main:
@@ -507,7 +524,7 @@ def finish(run: Run, config: Config, pictures: Path) -> None:
         if os.path.lexists(run.metrics) and not run.metrics.is_file():
             raise CommandError(f"{run.metrics} is not a file: move it away")
     with locked(run.folder, run.metrics.parent) if main else contextlib.nullcontext():
-        left = start_or_resume(run, config)
+        left = start_or_resume(run, config, given)
         if main:
             sweep(pictures)
         if left:
@@ -545,7 +562,7 @@ def train(command: Command) -> None:
         show_samples(ema, config, folders[2] / "train" / f"epoch-{epoch:04d}.png", device)
 
     run = Run(stepper, dataset, config, folders[0], folders[1], record, validate, show, scorer(dataset, config, device))
-    finish(run, config, folders[2])
+    finish(run, config, folders[2], command.given)
 
 
 def scorer(dataset: registry.Dataset, config: Config, device: torch.device) -> Callable[[nn.Module], dict] | None:

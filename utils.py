@@ -334,12 +334,23 @@ def write_npz(path: str | Path, **arrays) -> None:
         np.savez_compressed(file, **arrays)
 
 
+INFLATED, RATIO = 1 << 30, 20  # an .npz may unpack to a gibibyte, and a larger one to so many times its own size
+
+
 def read_npz(path: str | Path, *required: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file, pickles refused. Raises CommandError for a missing, broken or incomplete file."""
+    """All arrays of an .npz file, pickles refused.
+
+    Raises CommandError for a missing, broken or incomplete file, and before it is unpacked for one that would take
+    memory out of all proportion.
+    """
     path = Path(path)
     if not path.is_file():
         raise CommandError(f"{path} does not exist")
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > max(INFLATED, RATIO * path.stat().st_size):
+            raise zipfile.BadZipFile(f"it would unpack to {size:,} bytes")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except UNREADABLE as error:

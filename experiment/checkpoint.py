@@ -187,7 +187,7 @@ def stored_config(path: Path) -> Config:
     """The config in a checkpoint, or in the newest of a folder. Raises CommandError where there is none."""
     path = find_checkpoint(path, None) if path.is_dir() else path
     record = exported.read_about(path) if exported.is_export(path) else load_checkpoint(path)
-    return config_module.from_stored(record.get("config"), path)
+    return config_module.on_own_schedule(config_module.from_stored(record.get("config"), path), record.get("network"))
 
 
 def expand_from(argv: list[str]) -> list[str]:
@@ -287,7 +287,7 @@ def open_record(path: Path, kinds: tuple[str, ...], device) -> tuple[dict, Confi
     for what, broken in _faults(record, stored, path.stat().st_size):
         if broken:
             raise CommandError(f"{path}: {what}")
-    return record, stored
+    return record, config_module.on_own_schedule(stored, record.get("network"))
 
 
 _WANTED = {"config": dict, "ema": dict, "step": int, "epoch": int, "rows": int, "unit": str}

@@ -48,6 +48,7 @@ class Extractor:
     dims        features an image
     size        the one height and width that the network takes; None where it takes any
     least       the least height and width of images that it is meant for
+    trained_on  (its file, the identity of the data set that it was trained on); None where any images will do
     """
 
     network: Callable[[torch.Tensor], torch.Tensor]
@@ -59,6 +60,7 @@ class Extractor:
     size: int | None = None
     least: int = 1
     device: str | torch.device = "cpu"
+    trained_on: tuple[str, str] | None = None
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 [B, channels, H, W] -> float32 [B, dims]"""
@@ -73,6 +75,13 @@ class Extractor:
         if min(height, width) < self.least:
             raise CommandError(f"{source}: images are {width}x{height}, but --extractor {self.name} is for images of "
                                f"{self.least} pixels a side or more: use --extractor classifier")
+
+    def refuse_data(self, name: str, identity: str) -> None:
+        """Raise CommandError where it was trained on another data set than the one of this identity."""
+        if self.trained_on is not None and self.trained_on[1] != identity:
+            path, known = self.trained_on
+            raise CommandError(f"{path} was trained on other data ({known}; rows and hash) than {name} ({identity}): "
+                               f"run train_classifier.py --images on these, or name it by --classifier to use it still")
 
     def identity(self) -> dict[str, str]:
         """What must agree between two statistics for them to be compared."""
@@ -208,7 +217,7 @@ def classifier(path: str | Path, device: str | torch.device = "cpu") -> Extracto
     record = load_checkpoint(path, device)
     if record.get("kind") != "classifier":
         raise CommandError(f"{path} is not a classifier's checkpoint: make one with train_classifier.py --images")
-    config = record["config"]
+    config, known = record["config"], record.get("data")
     network = Classifier(config["channels"], config["size"], config["classes"], config["width"])
     network.load_state_dict(record["model"])
     network.to(device).eval()
@@ -218,5 +227,5 @@ def classifier(path: str | Path, device: str | torch.device = "cpu") -> Extracto
 
     return Extractor(
         features, "classifier", "none", file_hash(path), dims=network.head.in_features, channels=config["channels"],
-        size=config["size"], device=device,
+        size=config["size"], device=device, trained_on=(str(path), known) if isinstance(known, str) else None,
     )

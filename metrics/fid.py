@@ -109,14 +109,17 @@ def _size_text(shape: Sequence[int]) -> str:
     return f"{shape[-1]}x{shape[-2]}"
 
 
-def dataset_images(name: str, data_dir: str, split: str, channels: int) -> Images:
-    """The images of a data set's split with these channels, their levels spread over 0 .. 255.
+def dataset_images(name: str, data_dir: str, split: str, extractor: Extractor) -> Images:
+    """The images of a data set's split with the extractor's channels, their levels spread over 0 .. 255.
 
-    Raises CommandError for a set that is unknown, absent, or holds no images.
+    Raises CommandError for a set that is unknown, absent, holds no images, or is not the one that the extractor was
+    trained on.
     """
     if name in registry.SPECS and registry.SPECS[name].kind == "points":
         raise CommandError(f"data set '{name}' holds points, not images")
-    return images_of(registry.load(name, split, root=data_dir), channels)
+    dataset = registry.load(name, split, root=data_dir)
+    extractor.refuse_data(f"{name} in {data_dir}", registry.identity(dataset))
+    return images_of(dataset, extractor.channels)
 
 
 def images_of(dataset: registry.Dataset, channels: int, limit: int | None = None) -> Images:

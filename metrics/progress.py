@@ -19,7 +19,7 @@ class Progress:
     """Measures samples of a model that trains against the first images of its training set.
 
     classifier  checkpoint of train_classifier.py --images, for images too small for EfficientNet
-    Raises CommandError where the extractor's weights are absent, or there are fewer than 20 images.
+    Raises CommandError where the extractor's weights are absent or of other data, or there are fewer than 20 images.
     """
 
     def __init__(self, dataset: registry.Dataset, classifier: str | Path, device: torch.device, batch_size: int):
@@ -27,6 +27,7 @@ class Progress:
             self.extractor = extractors.efficientnet(device)
         else:
             self.extractor = extractors.classifier(classifier, device)
+        self.extractor.refuse_data(f"the data set {dataset.spec.name}", registry.identity(dataset))
         self.shape, self.batch_size = dataset.shape, batch_size
         images = fid.images_of(dataset, self.extractor.channels, REFERENCE_IMAGES)
         self.reference = fid.measure(images, self.extractor)

@@ -8,7 +8,19 @@ import pytest
 
 import eval_disentanglement
 import train_classifier
-from config import MODES, Config, build_parser, folder, from_stored, parse, refuse_other_run, to_dict, trained
+from config import (
+    MODES,
+    Config,
+    build_parser,
+    folder,
+    from_stored,
+    on_own_schedule,
+    parse,
+    refuse_other_run,
+    to_dict,
+    trained,
+    words_of,
+)
 from dataset import registry
 from utils import CommandError
 
@@ -299,6 +311,38 @@ def test_a_flag_younger_than_the_checkpoint_has_its_default():
     stored = to_dict(config("--a_dim 4"))
     del stored["z_dropout"]
     assert from_stored(stored, Path("last.pth")) == config("--a_dim 4")
+
+
+@pytest.mark.parametrize("name, flip", [("folder", True), ("digits", None), ("celeba", None)])
+def test_a_folder_trained_before_the_flag_was_mirrored(name, flip):
+    stored = to_dict(config(f"--dataset {name}"))
+    assert from_stored(stored, Path("last.pth")).flip is None
+    del stored["flip"]
+    assert from_stored(stored, Path("last.pth")).flip is flip
+
+
+FOREIGN = "--model vanilla --dataset cifar10 --init_from x --denoiser"
+
+
+@pytest.mark.parametrize("denoiser, said", [
+    ("iddpm", {"name": "cosine", "steps": 4000}),
+    ("ddpm", {"name": "linear", "beta1": 1e-4, "betaT": 0.02, "steps": 1000}),
+    ("ddpm", {"name": "scaled_linear", "beta1": 1e-4, "betaT": 0.02, "steps": 500})])
+def test_a_network_made_elsewhere_that_was_stored_without_its_schedule_has_it(denoiser, said):
+    now = config(f"{FOREIGN} {denoiser}")
+    before = replace(now, schedule="linear", beta1=1e-5, betaT=1e-2, diffusion_steps=1000)
+    assert on_own_schedule(before, {"schedule": said}) == now
+    assert on_own_schedule(now, {"schedule": said}) == now
+
+
+@pytest.mark.parametrize("words, said", [
+    ("iddpm --schedule linear --diffusion_steps 1000", {"name": "linear", "beta1": 1e-4, "betaT": 0.02, "steps": 1000}),
+    ("ddpm --beta1 1e-5 --betaT 1e-2", {"name": "linear", "beta1": 1e-5, "betaT": 1e-2, "steps": 1000}),
+    ("iddpm --diffusion_steps 1000", {"name": "cosine", "steps": 1000})])
+def test_a_schedule_that_was_typed_for_a_network_made_elsewhere_stays(words, said):
+    made = config(f"{FOREIGN} {words}")
+    assert on_own_schedule(made, {"schedule": said}) == made
+    assert config(" ".join(words_of(made, ("model", "training")))) == made
 
 
 def test_flags_typed_by_hand_are_known():

@@ -30,20 +30,24 @@ print(first, second)
 """
 
 
+def run_twice(folder: Path, words: str, limit: int) -> list[str]:
+    """Run PROGRAM in `folder`; what the second run said on stderr, without the progress bar."""
+    folder.mkdir()
+    done = subprocess.run([sys.executable, "-c", PROGRAM, words, str(limit)], cwd=folder, capture_output=True,
+                          text=True, timeout=300, env={"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"})
+    assert done.stdout.splitlines()[-1] == "0 2", done.stderr
+    said = done.stderr.split("LIMIT\n")[1].replace("\r", "\n").splitlines()
+    return [line for line in said if line and "img/s" not in line]
+
+
 @pytest.mark.parametrize("limit", [
     pytest.param(0, marks=pytest.mark.slow),
     5_000,  # in the middle of a checkpoint
 ])
 def test_a_full_disk_leaves_the_checkpoint_from_before(tmp_path, limit):
     place = tmp_path / "place"
-    place.mkdir()
-    done = subprocess.run([sys.executable, "-c", PROGRAM, TRAIN, str(limit)], cwd=place, capture_output=True, text=True,
-                          timeout=300, env={"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"})
-    assert done.stdout.splitlines()[-1] == "0 2", done.stderr
-    said = done.stderr.split("LIMIT\n")[1].replace("\r", "\n").splitlines()
-    shown = [line for line in said if line and "img/s" not in line]  # all but the progress bar
+    shown = run_twice(place, TRAIN, limit)
     assert len(shown) == 1 and shown[0].startswith("run.py: error: cannot write "), shown
-    assert "Traceback" not in done.stderr
     before = {path.name: load_checkpoint(path) for path in (tmp_path / "before").rglob("*.pth")}
     after = {path.name: load_checkpoint(path) for path in place.rglob("*.pth")}
     assert before.keys() <= after.keys()
@@ -51,3 +55,12 @@ def test_a_full_disk_leaves_the_checkpoint_from_before(tmp_path, limit):
         assert record["step"] == after[name]["step"]
         assert all(torch.equal(value, after[name]["ema"][key]) for key, value in record["ema"].items())
     assert not list(place.rglob("*.partial*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0, 10_000])
+def test_a_disk_that_is_full_for_tensorboard_is_one_line(tmp_path, limit):
+    """At its first byte, and at a figure: the log is smaller than that, and no checkpoint is due before it."""
+    words = f"{TRAIN} --loss itd --tb_logger".replace("--save_minutes 0.0001", "")
+    (line,) = run_twice(tmp_path / "place", words, limit)
+    assert line.startswith("run.py: error: cannot write TensorBoard's events in "), line

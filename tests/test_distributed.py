@@ -26,17 +26,20 @@ POINTS = (
 )
 
 
-def launch(words: str, folder: Path, processes: int = 2) -> subprocess.Popen:
-    """torchrun run.py with the words, in `folder`."""
-    order = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
-             str(HERE / "run.py"), *words.split()]
-    return subprocess.Popen(order, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+def launch(words: str, folder: Path, program: str = "") -> subprocess.Popen:
+    """Two processes of run.py, or of a program's text, with the words, in `folder`."""
+    path = HERE / "run.py"
+    if program:
+        path = folder.parent / f"{folder.name}.py"
+        path.write_text(program)
+    order = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(path)]
+    return subprocess.Popen([*order, *words.split()], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)})
 
 
-def torchrun(words: str, folder: Path, processes: int = 2) -> tuple[int, str, str]:
+def torchrun(words: str, folder: Path, program: str = "") -> tuple[int, str, str]:
     """(exit status, stdout, stderr)"""
-    process = launch(words, folder, processes)
+    process = launch(words, folder, program)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
@@ -149,7 +152,8 @@ def test_a_process_that_dies_ends_the_run_with_a_message(tmp_path):
     os.kill(children(process)[1], signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0 and time.monotonic() - began < 60
-    assert "run.py: process 0 lost another one" in err or "run.py: stopped by SIGTERM" in err
+    said = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("run.py: ")]
+    assert len(said) == 1 and "process 0 lost another one; the same command goes on" in said[0], err
 
 
 @pytest.mark.slow
@@ -183,6 +187,37 @@ def test_modes_that_are_not_shared_are_one_process_s(tmp_path, monkeypatch):
     assert out.count("latents of digits") == 1
     with np.load(next(tmp_path.rglob("latents.npz"))) as latents:
         assert len(latents["all_a"]) == len(latents["all_attr"]) > 100
+
+
+BROKEN_PICTURE = """
+import sys
+import distributed, run
+from dataset import registry
+from utils import CommandError
+
+plain = registry.stream
+
+def breaking(*args):
+    for step, batch in enumerate(plain(*args), 1):
+        if step == 5 and distributed.rank() == 1:
+            raise CommandError("a.png is not a readable image")
+        yield batch
+
+registry.stream = breaking
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_picture_that_one_process_cannot_read_stops_all_with_the_state_saved(tmp_path):
+    status, out, err = torchrun(POINTS, tmp_path, program=BROKEN_PICTURE)
+    said = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("run.py: ")]
+    assert status != 0 and sorted(said) == [
+        "run.py: error: a.png is not a readable image",
+        "run.py: stopped, since another process could not read its batch; the same command goes on from here"], err
+    assert out.count("last.pth, step 4") == 1 and last(tmp_path)["step"] == 4
+    status, out, err = torchrun(POINTS, tmp_path)
+    assert status == 0 and "going on at step 4 of 40" in out, err
 
 
 LOGGED = POINTS.replace("--max_steps 40", "--epochs 2 --save_minutes 1e-9").replace("--batch_size 100",
@@ -221,11 +256,6 @@ sys.exit(run.main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_a_validation_that_takes_longer_than_the_limit_of_the_group_is_waited_for(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(SLOW_VALIDATION)
-    order = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(program),
-             *POINTS.replace("--max_steps 40", "--max_steps 90").split()]
-    done = subprocess.run(order, cwd=tmp_path, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)})
-    assert done.returncode == 0, done.stderr
+    status, _, err = torchrun(POINTS.replace("--max_steps 40", "--max_steps 90"), tmp_path, program=SLOW_VALIDATION)
+    assert status == 0, err
     assert last(tmp_path)["step"] == 90

@@ -229,6 +229,21 @@ def test_a_run_of_other_settings_is_refused_and_left_alone(capsys):
     assert last(VANILLA_EXP + "_fast")["config"]["learning_rate"] == 1e-3
 
 
+def test_a_run_that_began_mirrored_goes_on_so_and_says_it(capsys):
+    """As folders did before there was a flag; --no-flip is another run."""
+    assert train(f"{VANILLA} --flip") == 0
+    capsys.readouterr()
+    for epochs in (3, 4):
+        assert train(f"{VANILLA} --epochs {epochs}") == 0
+        assert capsys.readouterr().out.count("going on with --flip, as this run began") == 1
+        assert last()["config"]["flip"] is True
+    assert train(f"{VANILLA} --epochs 5 --no-flip") == 2
+    assert "--flip True" in capsys.readouterr().err
+    mirrored = last()
+    assert train(f"{VANILLA} --epochs 4 --flip --no-resume") == 0
+    assert_equal(last()["ema"], mirrored["ema"])
+
+
 def test_no_resume_starts_afresh():
     assert train(f"{VANILLA} --epochs 1") == 0
     first = metrics()
@@ -424,23 +439,6 @@ def test_two_trainings_do_not_share_a_folder_of_checkpoints_or_of_logs(capsys):
             assert train(VANILLA) == 2
         assert f"{VANILLA_EXP} is in use by another run (process {os.getpid()} on" in capsys.readouterr().err
     assert not list(Path().rglob("*.pth"))
-
-
-@pytest.mark.parametrize("error", [training.CommandError("12.png cannot be read"),
-                                   training.RunError("a reader was killed")])
-def test_where_a_batch_cannot_be_read_what_was_trained_is_saved(error, monkeypatch, capsys):
-    batches = training.Run._batches
-
-    def broken(self):
-        for number, batch in enumerate(batches(self)):
-            if number == 3:
-                raise error
-            yield batch
-
-    monkeypatch.setattr(training.Run, "_batches", broken)
-    assert train(VANILLA) in (1, 2)
-    said = capsys.readouterr()
-    assert str(error) in said.err and "last.pth, step 3" in said.out and last()["step"] == 3
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import utils
 from utils import (
     CommandError,
     OwnFolder,
@@ -125,6 +126,20 @@ def test_broken_archives_are_named(tmp_path):
         read_npz(path, "all_a", "all_attr")
     with pytest.raises(CommandError, match="gone.npz"):
         read_npz(tmp_path / "gone.npz")
+
+
+def test_a_bomb_of_an_npz_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "codes.npz"
+    write_npz(path, all_a=np.zeros((1 << 18, 4)))  # 8 MB of zeros in 8 kB
+    assert read_npz(path)["all_a"].shape == (1 << 18, 4)  # small enough, whatever the ratio
+    monkeypatch.setattr(utils, "INFLATED", 1 << 20)
+    monkeypatch.setattr(np, "load", None)
+    with pytest.raises(CommandError, match="codes.npz .*unpack to 8,388,"):
+        read_npz(path)
+    monkeypatch.undo()
+    monkeypatch.setattr(utils, "INFLATED", 1 << 10)
+    np.savez(path, all_a=np.zeros((1 << 10, 4)))  # as large as it says
+    assert len(read_npz(path)["all_a"]) == 1 << 10
 
 
 def test_pickles_are_never_run(tmp_path):

@@ -18,7 +18,7 @@ from dataset import registry
 from metrics import extractors, fid
 from modules import Classifier
 from scripts import summary
-from utils import CommandError, file_hash, save_checkpoint, write_npz
+from utils import CommandError, file_hash, load_checkpoint, save_checkpoint, write_npz
 
 REPO = Path(__file__).parents[2]
 
@@ -164,13 +164,18 @@ def test_a_bad_folder_is_one_line_that_names_the_file(tmp_path, capsys, monkeypa
 
 
 def test_images_of_a_data_set_spread_their_levels():
-    grey, rgb = (fid.dataset_images("digits", "./data", "train", channels) for channels in (1, 3))
+    grey, rgb = (fid.dataset_images("digits", "./data", "train", reading(channels)) for channels in (1, 3))
     pixels = grey.read(np.arange(50))
     assert pixels.dtype == np.uint8 and pixels.min() == 0 and pixels.max() == 255
     np.testing.assert_array_equal(rgb.read(np.arange(50)), pixels.repeat(3, axis=1))
     assert rgb.count == grey.count > 1000 and rgb.shape == (3, *grey.shape[1:])
     with pytest.raises(CommandError, match="points"):
-        fid.dataset_images("moons", "./data", "train", 3)
+        fid.dataset_images("moons", "./data", "train", reading(3))
+
+
+def reading(channels: int) -> fid.Extractor:
+    """An extractor that reads images of so many channels."""
+    return fid.Extractor(lambda pixels: pixels, "classifier", "none", "0", 1, channels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -320,7 +325,7 @@ def test_statistics_that_no_images_have_are_refused(in_tmp, change, culprit):
 
 
 def test_a_data_set_is_a_reference_by_its_name(in_tmp, capsys):
-    raw = fid.dataset_images("digits", "./data", "test", 3)
+    raw = fid.dataset_images("digits", "./data", "test", reading(3))
     save_classifier("models/digits_classifier.pth", size=raw.shape[-1])
     (in_tmp / "samples").mkdir()
     for number, pixels in enumerate(raw.read(np.arange(raw.count))):
@@ -330,6 +335,20 @@ def test_a_data_set_is_a_reference_by_its_name(in_tmp, capsys):
     assert record["fid"] == pytest.approx(0, abs=1e-9) and record["reference"] == "digits (test)"
     capsys.readouterr()
     assert "cats" in refused(gen_fid_stats, ["cats", "--data_dir", "./data", *CLASSIFIER], capsys)
+
+
+def test_a_classifier_of_other_data_is_refused_unless_it_is_named(in_tmp, capsys):
+    path = save_classifier("models/digits_classifier.pth")
+    save_images(in_tmp / "samples", 20)
+    own = registry.identity(registry.load("digits", "train"))
+    words = ["digits", "samples", "--data_dir", "./data", *CLASSIFIER]
+    for data, status in ((own, 0), ("1797:0123456789abcdef", 2)):
+        save_checkpoint(path, {**load_checkpoint(path), "data": data})
+        assert calc_fid.main(words) == status
+        assert gen_fid_stats.main([words[0], *words[2:]]) == status
+    (line, _) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("calc_fid.py: error: models/digits_classifier.pth was trained on other data (1797:0123")
+    assert calc_fid.main([*words, "--classifier", str(path)]) == 0
 
 
 def test_results_go_beside_the_experiment():
