@@ -208,11 +208,11 @@ class Run:
         Raises, the state saved, Interrupted on a signal, CommandError for an image that cannot be read and RunError
         for a reader that was killed, in its own process, and Interrupted in the others; RunError on a diverging loss.
         """
+        if self.config.tb_logger and distributed.is_main():
+            self._open_board()
         bar = tqdm(total=self.total * self.batch, initial=self.stepper.step * self.batch, unit="img", smoothing=0.05,
                    desc="training", disable=not distributed.is_main(), mininterval=0.5)
         shown = saved = time.monotonic()
-        if self.config.tb_logger and distributed.is_main():
-            self._open_board()
         ended = False
         with bar, Interrupts() as interrupts:
             batches = self._batches()

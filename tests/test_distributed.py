@@ -191,19 +191,18 @@ def test_modes_that_are_not_shared_are_one_process_s(tmp_path, monkeypatch):
 
 BROKEN_PICTURE = """
 import sys
-import distributed, run
-from dataset import registry
+import distributed, run, training
 from utils import CommandError
 
-plain = registry.stream
+plain = training.Run._batches
 
-def breaking(*args):
-    for step, batch in enumerate(plain(*args), 1):
+def breaking(self):
+    for step, batch in enumerate(plain(self), 1):
         if step == 5 and distributed.rank() == 1:
             raise CommandError("a.png is not a readable image")
         yield batch
 
-registry.stream = breaking
+training.Run._batches = breaking
 sys.exit(run.main(sys.argv[1:]))
 """
 

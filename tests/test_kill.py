@@ -1,6 +1,7 @@
 """Runs that are interrupted and run again leave what an uninterrupted run leaves (tests/kill.py does it)."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,10 @@ HERE = Path(__file__).parent
 def interrupt(*words) -> dict:
     """What tests/kill.py prints: in a process without threads, since it forks."""
     done = subprocess.run([sys.executable, "kill.py", *map(str, words)], cwd=HERE, capture_output=True, text=True,
-                          timeout=1500, env={"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"})
+                          timeout=1500,
+                          env={**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_killed_twice_a_run_ends_bit_for_bit_the_same():
