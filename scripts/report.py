@@ -46,7 +46,7 @@ def headline(one: Experiment) -> list[tuple[str, str]]:
     found = []
     for name in ("latent_quality.json", "nll.json", "classification.json", "disentanglement.json", "fid.json"):
         own = sources.measures(name, one.record(name) or {})
-        wanted = {"latent_quality.json": "psnr", "nll.json": "nll", "classification.json": "z (",
+        wanted = {"latent_quality.json": "psnr", "nll.json": "nll", "classification.json": " from z",
                   "disentanglement.json": "disentanglement", "fid.json": "FID"}[name]
         for measure in [m for m in own if wanted in m.name][: 2 if name == "latent_quality.json" else 1]:
             unit = ", dB" if wanted == "psnr" else ""
@@ -55,7 +55,7 @@ def headline(one: Experiment) -> list[tuple[str, str]]:
     information = one.record("mutual_info.json") or {}
     ends = (information.get("bracket_nats") or {}).get("interval")
     if ends:
-        found.append((f"I(x; z) in nats, from .. to{noise_of(information)}", f"{number(ends[0])} .. {number(ends[1])}"))
+        found.append((f"I(x; z) in nats, from .. to{noise_of(information)}", f"{ends[0]:.2f} .. {ends[1]:.2f}"))
     if one.log and "denoise" in one.log[-1].get("val", {}):
         found.append(("held-out noise error", measured(one.log[-1]["val"]["denoise"],
                                                        one.log[-1].get("val_se", {}).get("denoise"))))
@@ -225,7 +225,7 @@ def traversal(one: Experiment, number_: int, data: dict) -> str:
     lost = information.get("reliance_nats") or []
     count, kinds, values, height, width, channels = found.frames.shape
     data["traversals"].append({"id": f"traversal{number_}", "sheet": f"frames{number_}", "kinds": kinds, "width": width,
-                               "height": height, "values": np.round(found.values, 4).tolist()})
+                               "height": height, "values": np.round(found.values, 6).tolist()})
     middles = None if nats is None else [(low + high) / 2 for low, high in nats]
     share = middles or found.change[:, -1].tolist()
     largest = max((middles[d] for d in found.dimensions) if middles else share) or 1.0

@@ -15,7 +15,7 @@ import config as config_module
 import plots
 from config import MODELS, MODES, PROGRAM, Config, did_you_mean, reads
 from experiment import checkpoints, find_checkpoint, open_record
-from scripts import summary
+from metrics.measured import READERS
 from scripts.sweep import typed
 from utils import CommandError, file_hash, read_json
 
@@ -151,14 +151,11 @@ def measures(name: str, record: dict) -> list[Measure]:
     """The measures of a result file with their errors; of a file that no reader knows, every number that has one."""
     base = Path(name).name
     try:
-        if base == "classification.json":
-            return [Measure(f"{one['measure']}, {key} ({one['classifier']})", one["mean"], one["sd"],
-                            f"SD over {len(one['folds'])} folds") for key, one in record["inputs"].items()]
         if base == "disentanglement.json":
             return [Measure(key, value, one["sd"].get(key), f"SD over {record.get('fold_count', '')} folds")
                     for one in record["files"][:1] for key, value in one["mean"].items()]
-        if base in summary.READERS:
-            return [Measure(*found, "SE") for found in summary.READERS[base](record)]
+        if base in READERS:
+            return [Measure(*found, "SE") for found in READERS[base](record)]
     except (KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError):
         pass  # of another version: what carries its name can still be shown
     return [Measure(path, value, error, "SE") for path, value, error in leaves(record) if error is not None]
