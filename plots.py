@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image
 
-from utils import atomic
+from utils import atomic, read_npz
 
 
 def to_uint8(x) -> np.ndarray:
@@ -304,6 +304,10 @@ def information(record: dict, folder: str | Path, form: str = "png") -> None:
         save(figure, folder / f"mutual_info_logsnr.{form}")
     if record.get("by_logsnr"):
         by_logsnr(record["by_logsnr"], folder / "information.png")
+    for key, name, title in (("maps", "information_maps", "Where in the picture it tells, nats by band of log-SNR"),
+                             ("usable_maps", "usable_maps", "Where this denoiser uses z, nats by band of log-SNR")):
+        if key in record and (folder / f"{name}.npz").exists():
+            information_maps(record[key]["of"], read_npz(folder / f"{name}.npz"), title, folder / f"{name}.{form}")
     if record["over_tau"]:
         over_tau(record["over_tau"], folder / f"mutual_info_tau.{form}")
     if record.get("per_dimension_nats"):
@@ -325,6 +329,32 @@ def by_logsnr(found: dict[str, dict], path: str | Path) -> None:
     left.legend(frameon=False, fontsize=8)
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+
+
+def information_maps(found: dict[str, dict], stored: dict[str, np.ndarray], title: str, path: str | Path) -> None:
+    """A row a name: its map in every band of log-SNR on one scale, and the sum over the bands on its own."""
+    edges, average = stored["logsnr"], stored["average"]
+    names, bands = list(found), len(edges) - 1
+    figure = Figure(figsize=(1.25 * (bands + 2) + 0.4, 1.3 * len(names) + 0.8), layout="constrained")
+    figure.suptitle(plain(title), fontsize=11)
+    panels = figure.subplots(len(names), bands + 2, squeeze=False)
+    for row, name in zip(panels, names, strict=True):
+        pictures, one = stored[name], found[name]
+        heads = [f"{low:.1f} .. {high:.1f}" for low, high in zip(edges, edges[1:], strict=False)] + ["all"]
+        nats = [*one["by_band_nats"], one["nats"]]
+        for panel, picture, head, sum_ in zip(row[1:], [*pictures, pictures.sum(0)], heads, nats, strict=True):
+            top = picture.max() if head == "all" else pictures.max()
+            panel.imshow(picture, cmap="magma", vmin=0, vmax=max(top, 1e-12), interpolation="nearest")
+            over = f"{head}\n" if row is panels[0] else ""
+            panel.set_title(f"{over}{max(sum_, 0):.2f} nats", fontsize=8)
+        row[0].imshow(average if average.shape[2] == 3 else average[:, :, 0], cmap="gray", vmin=0, vmax=255)
+        where = "".join(f"\n{region} {share['mean']:.0%}" for region, share in one.get("share_on", {}).items())
+        row[0].set_ylabel(plain(name + where), fontsize=8, rotation=0, ha="right", va="center")
+        for panel in row:
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(False)
+    panels[0][0].set_title("average\nimage", fontsize=8)
     save(figure, path)
 
 

@@ -22,6 +22,7 @@ from dataset.base import Source, Spec, text_identity
 
 FACTORS = ("floor hue", "wall hue", "object hue", "scale", "shape", "orientation")
 FACTOR_SIZES = (10, 10, 10, 8, 4, 15)
+MATERIALS = ("floor", "wall", "object")
 SHAPES = ("cube", "cylinder", "sphere", "capsule")
 COUNT = int(np.prod(FACTOR_SIZES))
 SPECS = (Spec("shapes3d", 64, labels="factors", label_names=FACTORS, factor_sizes=FACTOR_SIZES,
@@ -88,9 +89,28 @@ def render(indices, size: int = 64) -> np.ndarray:
     return pictures
 
 
+def coverage(indices, size: int = 64) -> np.ndarray:
+    """How much of each pixel is floor, wall and object: float32 [B, 3, size, size], summing to 1 over the three."""
+    found = [_coverage(int(scene), size) for scene in np.asarray(indices, dtype=np.int64) % _SCENES]
+    return np.stack(found).reshape(-1, 3, size, size)
+
+
 @lru_cache(maxsize=2 * _SCENES)
 def _light(scene: int, size: int) -> np.ndarray:
     """Light on floor, walls and object, averaged over the rays of a pixel: float32 [3, size * size] in [0, 1]."""
+    masks, light = _cast(scene, size)
+    dullness = np.array([[1.0], [_WALLPAPER], [1.0]], dtype=np.float32)
+    return _average(masks * light * dullness, size).astype(np.float32)
+
+
+@lru_cache(maxsize=_SCENES)
+def _coverage(scene: int, size: int) -> np.ndarray:
+    """The share of a pixel's rays that meet floor, walls and object: float32 [3, size * size]."""
+    return _average(_cast(scene, size)[0], size).astype(np.float32)
+
+
+def _cast(scene: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ray by ray, what is met (floor, walls, object: bool [3, R]) and the light there [R]."""
     scale, shape, orientation = np.unravel_index(scene, FACTOR_SIZES[3:])
     hit_object = (_hit_cube, _hit_cylinder, _hit_sphere, _hit_capsule)[shape]
     origin, rays = _camera(_ANGLES[orientation], size * _SUPERSAMPLE)  # [3], [3, R]
@@ -107,9 +127,7 @@ def _light(scene: int, size: int) -> np.ndarray:
     diffuse = np.where(~on_object & np.isfinite(shaded), _SHADOW * diffuse, diffuse)
     light = _AMBIENT + _DIFFUSE * diffuse  # [R]
 
-    masks = np.stack([on_floor, ~on_object & ~on_floor, on_object])
-    dullness = np.array([[1.0], [_WALLPAPER], [1.0]], dtype=np.float32)
-    return _average(masks * light * dullness, size).astype(np.float32)
+    return np.stack([on_floor, ~on_object & ~on_floor, on_object]), light
 
 
 def _average(rays: np.ndarray, size: int) -> np.ndarray:

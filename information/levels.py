@@ -18,35 +18,53 @@ import torch
 from torch import Tensor, nn
 from tqdm import trange
 
-from diffusion import diffuse
+from diffusion import Gaussian, diffuse
 from information.likelihood import Mean, average
 from modules import mlp, sinusoids
 from rng import Rng
 
 FEATURES = 32  # sinusoids of log-SNR
 POOLED = 32  # pixels a side above which images are averaged: what is lost only lowers a bound
+AXES = 512  # of the data's Gaussian, those of the largest variance, along which a network sees x_a
 COMPARED = 500  # rows that a critic tells apart
 
 
 class Reader(nn.Module):
-    """(x_a, a) -> features: a network of the pixels and of sinusoids of a. [B, *shape], [B] -> [B, outputs]"""
+    """(x_a, a) -> features: a network of the pixels and of sinusoids of a. [B, *shape], [B] -> [B, outputs]
 
-    def __init__(self, shape: tuple[int, ...], outputs: int, hidden: int):
+    gaussian    of the data: the network also sees x_a along its axes, of unit variance at every a, or what
+                low-variance axes tell at high log-SNR takes many times the steps to find
+    """
+
+    def __init__(self, shape: tuple[int, ...], outputs: int, hidden: int, gaussian: Gaussian | None = None):
         super().__init__()
         self.pool = nn.AdaptiveAvgPool2d(POOLED) if len(shape) == 3 and shape[-1] > POOLED else nn.Identity()
         entries = math.prod(shape) if isinstance(self.pool, nn.Identity) else shape[0] * POOLED**2
+        self.whitens = gaussian is not None and gaussian.basis is not None
+        if self.whitens:
+            leading = gaussian.variances.argsort(descending=True)[:AXES]
+            self.register_buffer("basis", gaussian.basis[:, leading].float())
+            self.register_buffer("centre", (gaussian.mean @ gaussian.basis[:, leading].to(gaussian.mean)).float())
+            self.register_buffer("variances", gaussian.variances[leading].float())
+            entries += len(leading)
         self.layers = mlp(entries + FEATURES, hidden, outputs)
 
     def forward(self, x_noisy: Tensor, logsnr: Tensor) -> Tensor:
-        return self.layers(torch.cat([self.pool(x_noisy).flatten(1), sinusoids(logsnr, FEATURES)], 1))
+        parts = [self.pool(x_noisy).flatten(1), sinusoids(logsnr, FEATURES)]
+        if self.whitens:
+            signal, noise = torch.sigmoid(logsnr)[:, None], torch.sigmoid(-logsnr)[:, None]
+            along = x_noisy.flatten(1) @ self.basis - signal.sqrt() * self.centre
+            parts.append(along / (signal * self.variances + noise).sqrt())
+        return self.layers(torch.cat(parts, 1))
 
 
 class Heads(nn.Module):
     """A classifier of several labels. `nats` are log q(z_k | x_a, a)."""
 
-    def __init__(self, shape: tuple[int, ...], sizes: tuple[int, ...], hidden: int = 256):
+    def __init__(self, shape: tuple[int, ...], sizes: tuple[int, ...], hidden: int = 384,
+                 gaussian: Gaussian | None = None):
         super().__init__()
-        self.sizes, self.reader = sizes, Reader(shape, sum(sizes), hidden)
+        self.sizes, self.reader = sizes, Reader(shape, sum(sizes), hidden, gaussian)
 
     def nats(self, x_noisy: Tensor, logsnr: Tensor, z: Tensor) -> Tensor:
         """z [B, K] int64 -> [B, K]"""
@@ -58,9 +76,10 @@ class Heads(nn.Module):
 class Critic(nn.Module):
     """f(x_a, a, z) = g(x_a, a) . h(z). `nats` are its log-probabilities that row i's z is its own, plus log K."""
 
-    def __init__(self, shape: tuple[int, ...], width: int, hidden: int = 256, features: int = 32):
+    def __init__(self, shape: tuple[int, ...], width: int, hidden: int = 384, features: int = 32,
+                 gaussian: Gaussian | None = None):
         super().__init__()
-        self.reader, self.code = Reader(shape, features, hidden), mlp(width, hidden, features)
+        self.reader, self.code = Reader(shape, features, hidden, gaussian), mlp(width, hidden, features)
 
     def nats(self, x_noisy: Tensor, logsnr: Tensor, z: Tensor) -> Tensor:
         """z [K, width] -> [K, 1]"""
@@ -135,6 +154,21 @@ def exact_levels(images: Tensor, group: Tensor, mixing: Tensor, rows: Tensor, z:
         logs = torch.stack([_log_sum(y, part, level) for part in images.split(sizes)], 1).double()  # [N, G]
         posterior = torch.softmax(logs, 1) @ mixing  # p(z | x_a)
         found.append(average(posterior.gather(1, z[:, None])[:, 0].log() - marginal[z]))
+    return found
+
+
+@torch.no_grad()
+def exact_images(images: Tensor, rows: Tensor, levels: list[float], seed: int) -> list[Mean]:
+    """i(a) where z is the image's own number: log M - E[-log p(image | x_a)], on the same noise as `exact_levels`."""
+    images = images - images.mean(0)
+    found = []
+    for number, level in enumerate(levels):
+        dtype = torch.float32 if level < 4 else torch.float64
+        y = (images[rows] + math.exp(-level / 2) * Rng(seed, torch.arange(len(rows)), number).normal(
+            "eps", images.shape[1])).to(dtype)
+        own = images[rows].to(dtype)
+        fit = math.exp(level) * ((y * own).sum(1) - 0.5 * own.square().sum(1))
+        found.append(average((fit - _log_sum(y, images, level)).double() + math.log(len(images))))
     return found
 
 

@@ -14,8 +14,10 @@ from dataset import shapes3d
 from experiment import fit_gaussian
 from experiment.intervals import Latent
 from experiment.measuring import Sample
-from information.levels import Critic, Heads, exact_levels, fit, measure, surprise
+from information.levels import Critic, Heads, exact_images, exact_levels, fit, measure, surprise
 from information.likelihood import Mean, average
+from information.maps import gaps_of_reader
+from modes.maps import Maps
 from rng import Rng
 
 GRID = 13  # log-SNRs at which a curve is measured
@@ -31,20 +33,31 @@ class Curves:
         training = Sample.of(trained, "train")
         self.training = replace(training, count=len(training.dataset))
         gaussian = getattr(trained.model, "gaussian", None) or fit_gaussian(training.dataset, 0)
+        self.gaussian = gaussian.to(trained.device)
         low, high = gaussian.logsnr_range
         self.ends = low, min(high, HIGHEST)
         self.grid = np.linspace(*self.ends, GRID).tolist()
         self.x = torch.cat([x for _, x in sample.batches()])
+        self.maps = Maps(sample, self.ends, self.config.r_seed)
 
-    def nats(self, network, z_train: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Tensor:
-        """[L, N, K] of a network, once fitted. z_train: (x, indices) of training rows -> z."""
+    def heads(self, sizes: tuple[int, ...]) -> Heads:
+        return Heads(self.sample.dataset.shape, sizes, gaussian=self.gaussian)
+
+    def critic(self, z: Tensor) -> Critic:
+        return Critic(self.sample.dataset.shape, z.shape[1], gaussian=self.gaussian)
+
+    def nats(self, network, z_train: Callable[[Tensor, Tensor], Tensor], z: Tensor, names: list[str]) -> Tensor:
+        """[L, N, K] of a network, once fitted, and its maps. z_train: (x, indices) of training rows -> z."""
         def batch_at(index: Tensor) -> tuple[Tensor, Tensor]:
             x = self.training.dataset.batch(index.numpy(), self.trained.device)
             return x, z_train(x, index).to(x.device)
 
         network = fit(network.to(self.x.device), batch_at, self.training.count, self.ends, self.config.curve_steps,
                       self.config.r_seed)
-        return measure(network, self.x, z.to(self.x.device), self.grid, self.config.r_seed).cpu()
+        z = z.to(self.x.device)
+        if self.sample.dataset.spec.kind == "image":
+            self.maps.add(gaps_of_reader(network, z, names))
+        return measure(network, self.x, z, self.grid, self.config.r_seed).cpu()
 
     def columns(self, nats: Tensor, exact: list[Mean] | None = None) -> dict:
         """As it stands in a result file, from [L, N]: the bound, and its slope between neighbouring log-SNRs."""
@@ -59,25 +72,26 @@ class Curves:
 
     def of_z(self, latent: Latent) -> dict:
         """Of z: a classifier's where it is labels, else a critic's."""
-        dataset, known, shape = self.sample.dataset, self.training.dataset, self.sample.dataset.shape
+        dataset, known = self.sample.dataset, self.training.dataset
         count = len(self.x)
         if dataset.channel is not None and dataset.channel.classes is not None:
             _, came, sizes, *_ = dataset.channel.classes
             z, z_train = torch.from_numpy(came[:count]), torch.from_numpy(known.channel.classes[1])
             even = torch.tensor(sizes).double().log().expand(count, -1)
             entropy = surprise(z) if dataset.spec.entropy is None else even
-            nats = self.nats(Heads(shape, sizes), lambda x, index: z_train[index], z) + entropy
-            return self.columns(nats.sum(2), self.exact())
+            nats = self.nats(self.heads(sizes), lambda x, index: z_train[index], z, [latent.name])
+            return self.columns((nats + entropy).sum(2), self.exact())
         if dataset.given is not None:
             z, z_train = torch.from_numpy(dataset.given[:count]), torch.from_numpy(known.given)
-            return self.columns(self.nats(Critic(shape, z.shape[1]), lambda x, index: z_train[index], z)[:, :, 0])
+            nats = self.nats(self.critic(z), lambda x, index: z_train[index], z, [latent.name])
+            return self.columns(nats[:, :, 0])
         centre, spread = latent.z.float().mean(0), latent.z.float().std(0).clamp(min=1e-6)
 
         def encoded(x: Tensor, index: Tensor) -> Tensor:
             return (self.drawn(latent, x, index) - centre) / spread
 
         z = (latent.z[:count].float() - centre) / spread
-        return self.columns(self.nats(Critic(shape, z.shape[1]), encoded, z)[:, :, 0])
+        return self.columns(self.nats(self.critic(z), encoded, z, [latent.name])[:, :, 0])
 
     @torch.no_grad()
     def drawn(self, latent: Latent, x: Tensor, index: Tensor) -> Tensor:
@@ -93,31 +107,36 @@ class Curves:
         dataset = self.sample.dataset
         z, z_train = torch.from_numpy(dataset.labels[: len(self.x)]), torch.from_numpy(self.training.dataset.labels)
         sizes = tuple(int(max(one.max(), other.max())) + 1 for one, other in zip(z.T, z_train.T, strict=True))
-        nats = self.nats(Heads(dataset.shape, sizes), lambda x, index: z_train[index], z) + surprise(z)
-        names = ("class",) if dataset.spec.labels == "class" else dataset.label_names
-        return {str(name): self.columns(nats[:, :, k]) for k, name in enumerate(names)}
+        names = ["class"] if dataset.spec.labels == "class" else list(map(str, dataset.label_names))
+        nats = self.nats(self.heads(sizes), lambda x, index: z_train[index], z, names) + surprise(z)
+        return {name: self.columns(nats[:, :, k]) for k, name in enumerate(names)}
 
     def exact(self) -> list[Mean] | None:
         """Of labels of shapes3d at 8 pixels, from the posterior over all 480,000 images; None for other data."""
         dataset = self.sample.dataset
         sent, came, sizes, error, independent = dataset.channel.classes
-        small = dataset.spec.name == "shapes3d" and dataset.spec.size == EXACT_SIZE and np.prod(sizes) <= EXACT_VALUES
-        if not small or dataset.spec.channels != 3:
+        if dataset.spec.name != "shapes3d" or dataset.spec.size != EXACT_SIZE or dataset.spec.channels != 3:
             return None
+        whole = np.prod(sizes) == shapes3d.COUNT and not error and not independent  # z is the image's own number
+        if not whole and np.prod(sizes) > EXACT_VALUES:
+            return None
+        images = torch.from_numpy(shapes3d.render(np.arange(shapes3d.COUNT), EXACT_SIZE)).flatten(1).float() / 127.5 - 1
+        rows = slice(min(EXACT_ROWS, len(dataset)))
+        if whole:
+            return exact_images(images, torch.from_numpy(dataset.rows[rows]), self.grid, self.config.r_seed)
         tables = [np.full((m, m), 1 / m) if independent else
                   np.full((m, m), error / (m - 1)) + (1 - error - error / (m - 1)) * np.eye(m) for m in sizes]
         mixing = torch.from_numpy(reduce(np.kron, tables))
         names = dataset.channel.columns
         group = np.ravel_multi_index(shapes3d.factors(np.arange(shapes3d.COUNT))[:, names].T, sizes)
-        images = torch.from_numpy(shapes3d.render(np.arange(shapes3d.COUNT), EXACT_SIZE)).flatten(1).float() / 127.5 - 1
-        rows = slice(min(EXACT_ROWS, len(dataset)))
         z = torch.from_numpy(np.ravel_multi_index(came[rows].T, sizes))
         return exact_levels(images, torch.from_numpy(group), mixing, torch.from_numpy(dataset.rows[rows]), z, self.grid,
                             self.config.r_seed)
 
 
-def curves(trained, sample: Sample, latents: list[Latent]) -> dict[str, dict]:
-    """name -> curve: of z (the least noisy one), and of every label."""
+def curves(trained, sample: Sample, latents: list[Latent]) -> tuple[dict[str, dict], Maps]:
+    """name -> curve: of z (the least noisy one), and of every label; with the maps of each."""
     measured = Curves(trained, sample)
     found = {latents[0].name: measured.of_z(latents[0])}
-    return found if sample.dataset.labels is None else found | measured.of_labels()
+    found |= {} if sample.dataset.labels is None else measured.of_labels()
+    return found, measured.maps

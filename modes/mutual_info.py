@@ -70,7 +70,9 @@ def measure_information(trained: Trained) -> None:
     if config.curve_steps:
         if latents[0].bracket is not None:
             report(record, result, config.format)
-        record["by_logsnr"] = curves(trained, sample, latents)
+        record["by_logsnr"], maps = curves(trained, sample, latents)
+        if maps.found:
+            record["maps"] = maps.write(result.with_name("information_maps.npz"))
     missing = why_not(config, model)
     if missing:
         report({**record, "usable": f"not measured: {missing}"}, result, config.format)
@@ -78,7 +80,10 @@ def measure_information(trained: Trained) -> None:
     if latents[0].bracket is not None:
         report(record, result, config.format)
         print("\nUsable by this denoiser, which is no estimate of I(x; z) unless the denoiser is near ideal:")
-    report(with_usable(record, latents, usable_information(trained, sample, latents)), result, config.format)
+    usable = usable_information(trained, sample, latents)
+    if usable.maps is not None:
+        record["usable_maps"] = usable.maps.write(result.with_name("usable_maps.npz"))
+    report(with_usable(record, latents, usable), result, config.format)
 
 
 def latents_of_model(trained: Trained, sample: Sample) -> list[Latent]:
@@ -125,6 +130,9 @@ def report(record: dict, path: Path, form: str) -> None:
     print(information_table(record))
     if "by_logsnr" in record:
         print(curve_table(record["by_logsnr"]))
+    for key, title in (("maps", "where it tells"), ("usable_maps", "where this denoiser uses z")):
+        if key in record:
+            print(f"\n{title}, {key}:\n" + map_table(record[key]["of"]))
     print(f"results: {path}", flush=True)
     plots.information(record, path.parent, form)
 
@@ -161,6 +169,15 @@ def curve_table(found: dict[str, dict]) -> str:
             columns.append([f"{nats:.3f} +- {se:.3f}" for nats, se in values])
     first = [f"{a:.1f}" for a in next(iter(found.values()))["logsnr"]]
     return markdown_table(head, [list(row) for row in zip(first, *columns, strict=True)])
+
+
+def map_table(found: dict[str, dict]) -> str:
+    """The sum of every map, and where masks are known the share of it on each."""
+    regions = list(next(iter(found.values())).get("share_on", {}))
+    rows = [[name, f"{one['nats']:.3f} +- {one['se']:.3f}",
+             *(f"{one['share_on'][region]['mean']:.1%} +- {one['share_on'][region]['se']:.1%}" for region in regions)]
+            for name, one in found.items()]
+    return markdown_table(["map of", "sum, nats", *(f"on the {region}" for region in regions)], rows)
 
 
 def _interval_cells(found: dict | None) -> list[str]:

@@ -12,6 +12,7 @@ from experiment.intervals import Latent
 from experiment.measuring import Sample, in_float32, proposal_of, range_note, reference_of
 from information.interval import Bracket, Check, check_usable
 from information.likelihood import average
+from information.maps import gaps_of_denoiser
 from information.mutual_information import (
     Information,
     information,
@@ -21,6 +22,7 @@ from information.mutual_information import (
     scramble,
 )
 from models import InfoDiff
+from modes.maps import ENTRIES, Maps
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Usable:
     informations: list[Information]
     relied: list | None  # a Mean an entry of the first latent
     shared: dict
+    maps: Maps | None  # of images: of the first latent and of the entries relied on most
 
     def part(self, i: int, latent: Latent) -> tuple[dict, list[Check]]:
         """What stands in the result file of the i-th latent, and its checks."""
@@ -82,12 +85,18 @@ def usable_information(trained, sample: Sample, latents: list[Latent]) -> Usable
         progress=f"errors with and without z, {sample.split}", count=sample.count,
     )
     lost = lost_below(model.gaussian, proposal.low)
+    losses = reliance(curve, latents[0].name, "scrambled", a_dim) if relied else None
+    maps = None
+    if sample.dataset.spec.kind == "image":
+        most = sorted(range(a_dim), key=lambda entry: -losses[entry].mean)[:ENTRIES] if relied else []
+        maps = Maps(sample, (proposal.low, proposal.high), config.r_seed)
+        maps.add(gaps_of_denoiser(model.denoise, given[0], latents[0].name, most))
     return Usable(
-        [information(curve, latent.name) for latent in latents],
-        reliance(curve, latents[0].name, "scrambled", a_dim) if relied else None,
+        [information(curve, latent.name) for latent in latents], losses,
         {"usable_images": sample.count, "npoints": config.npoints, "logsnr_range": [proposal.low, proposal.high],
          "range": range_note(model, proposal), "reference": reference_of(model.gaussian),
          "lost_below_range_nats": lost},
+        maps,
     )
 
 

@@ -94,3 +94,11 @@ def test_a_size_is_a_finer_look_at_the_same_scene():
     numbers = [index(shape=k) for k in range(4)]
     fine = shapes3d.render(numbers, 64).reshape(4, 3, 32, 2, 32, 2).mean(axis=(3, 5))
     assert np.abs(fine - shapes3d.render(numbers, 32)).mean() < 1.0
+
+
+def test_coverage_is_where_a_hue_changes_the_picture():
+    first, other = shapes3d.render([0, 4800], 16).astype(int)  # two wall hues
+    masks = shapes3d.coverage([0, 4800], 16)
+    assert masks.shape == (2, 3, 16, 16) and np.array_equal(masks[0], masks[1])
+    assert np.allclose(masks.sum(1), 1)
+    assert np.array_equal((first != other).any(0), masks[0, 1] > 0)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from information.levels import Critic, Heads, exact_levels, fit, measure, surprise
+from diffusion import Gaussian, diffuse
+from information.levels import Critic, Heads, Reader, exact_images, exact_levels, fit, measure, surprise
 from information.likelihood import average
 from rng import Rng
 
@@ -46,6 +47,33 @@ def test_the_exact_curve_is_that_of_the_posterior():
     out = np.array([2 / 3 * 0.8 + 1 / 3 * 0.2, 2 / 3 * 0.2 + 1 / 3 * 0.8])
     truth = -(out * np.log(out)).sum() + 0.8 * math.log(0.8) + 0.2 * math.log(0.2)
     assert abs(top.mean - truth) < 3 * top.se
+
+
+def test_the_exact_curve_of_the_image_s_own_number_is_that_of_a_group_an_image():
+    rows = sampled(50)[0]
+    levels = [-2.0, 1.0, 5.0]
+    groups = exact_levels(POINTS, torch.arange(3), torch.eye(3).double(), rows, rows, levels, seed=1)
+    found = exact_images(POINTS, rows, levels, seed=1)
+    assert [one.mean for one in found] == pytest.approx([one.mean for one in groups], abs=1e-5)
+    assert [one.se for one in found] == pytest.approx([one.se for one in groups], abs=1e-5)
+    assert found[-1].mean == pytest.approx(math.log(3), abs=1e-3)
+
+
+def test_a_reader_sees_the_data_along_its_axes_at_unit_variance():
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]]).double()
+    gaussian = Gaussian(torch.tensor([3.0, -1.0]).double(), torch.tensor([1e-4, 4.0]).double(), turn)
+    reader = Reader((2,), 3, 8, gaussian)
+    seen = []
+    reader.layers.register_forward_pre_hook(lambda layers, inputs: seen.append(inputs[0]))
+    rng = Rng(0, torch.arange(4000))
+    x = (gaussian.mean + rng.normal("x", 2).double() * gaussian.variances.sqrt() @ turn.T).float()
+    for level in (-2.0, 9.0):
+        logsnr = torch.full((4000,), level)
+        reader(diffuse(x, logsnr, rng.normal("eps", 2)), logsnr)
+        along = seen[-1][:, -2:]
+        assert torch.allclose(along.mean(0), torch.zeros(2), atol=0.06)
+        assert torch.allclose(along.std(0), torch.ones(2), atol=0.04)
+    assert abs(torch.corrcoef(along.T)[0, 1]) < 0.05
 
 
 @pytest.mark.slow

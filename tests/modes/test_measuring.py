@@ -15,7 +15,7 @@ from dataset import points, registry
 from diffusion import Gaussian, LogSNRProposal
 from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data, measuring, prepare
 from information import interval
-from modes import mutual_info, nll
+from modes import maps, mutual_info, nll
 from run import main as run_main
 from scripts import plot_results
 from utils import CommandError
@@ -23,9 +23,10 @@ from utils import CommandError
 
 @pytest.fixture(autouse=True)
 def small_mixtures(monkeypatch):
-    """Mixtures of two components at most, fitted to few rows: what is tested here is what is made of them."""
+    """Mixtures of two components at most, fitted to few rows, and coarse maps: what is made of them is tested here."""
     monkeypatch.setattr(interval, "SIZES", (1, 2))
     monkeypatch.setattr(interval, "FITTED_ROWS", 1000)
+    monkeypatch.setattr(maps, "POINTS", 1)
 
 
 class Oracle(nn.Module):
@@ -224,7 +225,26 @@ def test_the_curve_over_logsnr_of_codes_and_labels(tmp_path, capsys):
         assert len(curve["logsnr"]) == len(curve["nats"]) == len(curve["se"]) == len(curve["slope"]) + 1
         assert "exact" not in curve
     assert (config_module.folder(run.config, "results") / "information.png").stat().st_size > 1000
-    assert "I(x_a; class) >=" in capsys.readouterr().out
+    assert set(record["maps"]["of"]) == {"z, tau 1", "class"}
+    assert (config_module.folder(run.config, "results") / "information_maps.png").stat().st_size > 1000
+    shown = capsys.readouterr().out
+    assert "I(x_a; class) >=" in shown and "where it tells" in shown
+
+
+@pytest.mark.slow
+def test_maps_of_labels_and_of_what_the_denoiser_uses_stand_beside_the_renderer_s_masks(tmp_path):
+    run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "shapes3d", "--input_size", "8", "--z_from",
+                  "floor_hue", "--z_dropout", "0.1", "--num_images", "40", "--curve_steps", "2", "--npoints", "2")
+    mutual_info.measure_information(run)
+    record, folder = results(run, "mutual_info.json"), config_module.folder(run.config, "results")
+    assert {"z", "floor hue", "object hue"} < set(record["maps"]["of"])
+    with np.load(folder / "usable_maps.npz") as stored:
+        assert stored["z"].shape == (6, 8, 8)
+        assert stored["z"].sum() == pytest.approx(record["usable_maps"]["of"]["z"]["nats"])
+    for key in ("maps", "usable_maps"):
+        for one in record[key]["of"].values():
+            assert set(one["share_on"]) == {"floor", "wall", "object"}
+    assert (folder / "usable_maps.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
