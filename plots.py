@@ -47,6 +47,12 @@ def enlarged(pixels: np.ndarray, shown: int = 64) -> np.ndarray:
     return np.stack(tiles).reshape(count, size[1], size[0], channels)
 
 
+def read_png(path: str | Path) -> np.ndarray:
+    """A picture of our own: uint8 [H,W,3]."""
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
 def sheet(pixels: np.ndarray, columns: int, shown: int = 64, gap: int = 2) -> np.ndarray:
     """uint8 [B,H,W,C] -> one uint8 picture [.,.,C], white between the tiles, each enlarged to `shown` pixels or so."""
     count, channels = len(pixels), pixels.shape[3]

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 import config as config_module
 import distributed
@@ -44,6 +43,7 @@ from experiment import (
     pick_device,
     without_basis,
 )
+from experiment.said import Report, data_line, start_line
 from information.likelihood import (
     GAUSSIAN,
     Mean,
@@ -185,8 +185,9 @@ class Run:
     """One training run in one folder: its model, its data, its log and its checkpoints."""
 
     def __init__(self, stepper: Stepper, dataset: registry.Dataset, config: Config, folder: Path, logs: Path,
-                 record: dict, validate: Callable[[nn.Module], dict],
-                 show: Callable[[nn.Module, int], None], score: Callable[[nn.Module], dict] | None = None):
+                 record: dict, validate: Callable[[nn.Module], dict] | None = None,
+                 show: Callable[[nn.Module, int], Path] | None = None,
+                 score: Callable[[nn.Module], dict] | None = None):
         self.stepper, self.dataset, self.config, self.folder = stepper, dataset, config, folder
         self.record, self.basis = without_basis(record)  # a large one is in one file for all checkpoints
         self.metrics, self.validate, self.show = logs / "metrics.jsonl", validate, show
@@ -210,11 +211,9 @@ class Run:
         """
         if self.config.tb_logger and distributed.is_main():
             self._open_board()
-        bar = tqdm(total=self.total * self.batch, initial=self.stepper.step * self.batch, unit="img", smoothing=0.05,
-                   desc="training", disable=not distributed.is_main(), mininterval=0.5)
-        shown = saved = time.monotonic()
-        ended = False
-        with bar, Interrupts() as interrupts:
+        self.report = Report(self.total, self.stepper.step, self.batch, self.epoch_steps)
+        saved, ended = time.monotonic(), False
+        with self.report, Interrupts() as interrupts:
             batches = self._batches()
             while True:
                 batch, failure = _next(batches)
@@ -224,6 +223,8 @@ class Run:
                 if ended or (self.stepper.step and (stop or failed or due)):
                     self.save("last.pth")
                     saved = time.monotonic()
+                if ended:
+                    self.report.again(self.stepper.step)
                 if failed:
                     self._give_up(failure)
                 if stop:
@@ -231,11 +232,8 @@ class Run:
                 if batch is None:
                     return
                 self._step(*batch)
-                bar.update(self.batch)
+                self.report.step(self.stepper.step, self._means)
                 ended = self.stepper.step % self.epoch_steps == 0 or self.stepper.step == self.total
-                if time.monotonic() - shown > 1:
-                    bar.set_postfix_str(" ".join(f"{k} {v:.4g}" for k, v in self._means().items()))
-                    shown = time.monotonic()
                 if ended:
                     self._end_epoch()
 
@@ -294,16 +292,22 @@ class Run:
         """Log the epoch, validate, draw and keep a checkpoint where they are due."""
         epoch = math.ceil(self.stepper.step / self.epoch_steps)
         self.sums = {name: distributed.mean(v) if isinstance(v, Tensor) else v for name, v in self.sums.items()}
-        means = self._means()
+        means, speed = self._means(), self.report.speed
         self.sums = {}
         last = self.stepper.step == self.total
         score = self._scored() if self.score and (epoch % self.config.fid_epochs == 0 or last) else {}
         if distributed.is_main():  # the others wait at the barrier, without a limit
-            line = {"epoch": epoch, "step": self.stepper.step, "unit": self.record["unit"], "train": means,
-                    **self.validate(self.stepper.ema), **score}
+            line = {"epoch": epoch, "step": self.stepper.step, "unit": self.record["unit"], "train": means}
+            if self.validate:
+                self.report.doing("validating", self.stepper.step)
+                line |= self.validate(self.stepper.ema)
+            line |= score
             self._log(line)
-            if epoch % (self.config.display_epochs or self.config.save_epochs) == 0 or last:
-                self.show(self.stepper.ema, epoch)
+            self.report.epoch(line, speed)
+            self._to_board(self._show_speed, speed)
+            if self.show and (epoch % (self.config.display_epochs or self.config.save_epochs) == 0 or last):
+                self.report.doing("drawing samples", self.stepper.step)
+                self._to_board(self._show_picture, self.show(self.stepper.ema, epoch))
         distributed.barrier()
         if epoch % self.config.save_epochs == 0 or last:
             self.save(f"model-{epoch}.pth")
@@ -313,6 +317,7 @@ class Run:
 
     def _scored(self) -> dict:
         """The averaged weights' score; where it is the best so far, they are kept as best.pth."""
+        self.report.doing("measuring the FID of samples", self.stepper.step)
         score = self.score(self.stepper.ema)
         if score["fid"] < self.best:
             self.best = score["fid"]
@@ -333,9 +338,14 @@ class Run:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise CommandError(f"cannot write {self.metrics}: {error.strerror or error}") from error
+        self._to_board(self._show_line, line)
+
+    def _to_board(self, show: Callable, value) -> None:
+        """Show something with --tb_logger."""
         if self.board is not None:
             with self._board_errors():
-                self._show_on_board(line)
+                show(value)
+                self.board.flush()
 
     @contextlib.contextmanager
     def _board_errors(self):
@@ -345,7 +355,17 @@ class Run:
             raise CommandError(f"cannot write TensorBoard's events in {self.metrics.parent}: "
                                f"{error.strerror or error}") from None
 
-    def _show_on_board(self, line: dict) -> None:
+    def _show_speed(self, speed: float) -> None:
+        step = self.stepper.step
+        self.board.add_scalar("train/learning rate", learning_rate(step - 1, self.total, self.epoch_steps, self.config),
+                              step)
+        self.board.add_scalar("train/images per second", speed, step)
+
+    def _show_picture(self, path: Path | None) -> None:
+        if path is not None:
+            self.board.add_image("samples", plots.read_png(path), self.stepper.step, dataformats="HWC")
+
+    def _show_line(self, line: dict) -> None:
         for part in ("train", "val"):
             for name, value in line.get(part, {}).items():
                 self.board.add_scalar(f"{part}/{name}", value, line["step"])
@@ -353,7 +373,6 @@ class Run:
             self.board.add_scalar("val/fid", line["fid"], line["step"])
         if "curve" in line:
             self.board.add_figure("val/error curve", plots.error_curve(line["curve"]), line["step"])
-        self.board.flush()
 
     def save(self, name: str) -> None:
         """Write a checkpoint: everything that going on needs. A diverged state is refused, and replaces nothing."""
@@ -515,8 +534,11 @@ def _moved(run: Run, record: dict) -> bool:
     return not torch.allclose(own, stored.to(own.dtype), rtol=1e-3, atol=1e-3)
 
 
-def finish(run: Run, config: Config, pictures: Path, given: frozenset[str] = frozenset()) -> None:
-    """Train, then draw the curves below `pictures`; of a finished run too, where it was stopped before they were."""
+def finish(run: Run, config: Config, pictures: Path, start: str, given: frozenset[str] = frozenset()) -> None:
+    """Say the line `start`, train, then draw the curves below `pictures`.
+
+    Of a finished run too, where it was stopped before they were.
+    """
     curve, main = pictures / "train" / f"curve.{config.format}", distributed.is_main()
     if main:
         for folder in (run.folder, run.metrics.parent, pictures):
@@ -528,6 +550,7 @@ def finish(run: Run, config: Config, pictures: Path, given: frozenset[str] = fro
         if main:
             sweep(pictures)
         if left:
+            distributed.say(start)
             run.go()
             distributed.say(f"trained: {run.folder}/model-{math.ceil(run.total / run.epoch_steps)}.pth, "
                             f"log {run.metrics}")
@@ -558,11 +581,12 @@ def train(command: Command) -> None:
     def validate(ema: nn.Module) -> dict:
         return validation(ema, held_out, config, device)
 
-    def show(ema: nn.Module, epoch: int) -> None:
-        show_samples(ema, config, folders[2] / "train" / f"epoch-{epoch:04d}.png", device)
+    def show(ema: nn.Module, epoch: int) -> Path:
+        return show_samples(ema, config, folders[2] / "train" / f"epoch-{epoch:04d}.png", device)
 
     run = Run(stepper, dataset, config, folders[0], folders[1], record, validate, show, scorer(dataset, config, device))
-    finish(run, config, folders[2], command.given)
+    start = start_line(config.experiment, model, config, device, data_line(dataset, held_out))
+    finish(run, config, folders[2], start, command.given)
 
 
 def scorer(dataset: registry.Dataset, config: Config, device: torch.device) -> Callable[[nn.Module], dict] | None:
@@ -628,14 +652,15 @@ def validation_curve(model: nn.Module, held_out: registry.Dataset, config: Confi
 
 
 @torch.no_grad()
-def show_samples(model: nn.Module, config: Config, path: Path, device: torch.device) -> None:
-    """The grid of samples drawn during training, from --sampling_number fixed seeds."""
+def show_samples(model: nn.Module, config: Config, path: Path, device: torch.device) -> Path:
+    """The grid of samples drawn during training, from --sampling_number fixed seeds; its path."""
     rng = Rng(config.r_seed, torch.arange(config.sampling_number, device=device))
     x = generate(model, rng)
     if x.dim() == 4:
         plots.image_grid(x, path)
     else:
         plots.scatter(x[:, :2].cpu().numpy(), path, "samples")
+    return path
 
 
 def latent_folders(config: Config) -> list[Path]:
@@ -657,6 +682,6 @@ def train_latent(config: Config, latents: Tensor, codes_of: str) -> None:
     dataset = registry.Dataset(spec, "train", np.arange(len(latents)), latents.numpy())
     folder, logs, pictures = latent_folders(config)
     record = {"kind": "latent", "rows": len(latents), "unit": "mean squared error", "codes_of": codes_of}
-    run = Run(Stepper(model, config, device), dataset, config, folder, logs, record, lambda ema: {},
-              lambda ema, epoch: None)
-    finish(run, config, pictures)
+    run = Run(Stepper(model, config, device), dataset, config, folder, logs, record)
+    data = f"{len(latents):,} codes of {latents.shape[1]} dimensions"
+    finish(run, config, pictures, start_line(f"{config.experiment}, latent diffusion", model, config, device, data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 import distributed
 from config import Config
@@ -63,7 +64,9 @@ def fit_gaussian(dataset: registry.Dataset, workers: int) -> Gaussian:
     """Moments of the training split (its first rows, which are in random order), on the CPU."""
     step = None if dataset.levels is None else 2 / (dataset.levels - 1)
     rows = range(min(len(dataset), GAUSSIAN_ROWS)) if dataset.images is None else range(len(dataset))
-    return Gaussian.fit((x for _, x in batches_of(dataset, 1000, "cpu", rows, workers)), step)
+    batches = tqdm(batches_of(dataset, 1000, "cpu", rows, workers), "mean and covariance of the data",
+                   -(-len(rows) // 1000), delay=2, disable=not distributed.is_main())
+    return Gaussian.fit((x for _, x in batches), step)
 
 
 def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, device: torch.device,

@@ -20,6 +20,7 @@ import training
 from config import Config
 from dataset import registry
 from experiment import build_fresh, checkpoint, fit_gaussian
+from experiment import said as talk
 from rng import Rng
 from utils import CommandError, RunError, load_checkpoint, locked
 
@@ -382,6 +383,57 @@ def test_checkpoints_that_hold_the_covariance_are_gone_on_with(monkeypatch):
     for name in ("model-1.pth", "model-2.pth"):
         basis = checkpoint.open_record(Path("models", VANILLA_EXP, name), ("vanilla",), "cpu")[0]["gaussian"]["basis"]
         assert torch.equal(basis, fit_gaussian(part("moons", "train"), 0).state()["basis"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a run says
+
+
+def test_a_run_says_what_it_trains_and_then_a_line_an_epoch_where_nobody_watches(capsys):
+    assert train(EVERYTHING) == 0
+    said = capsys.readouterr()
+    (start,) = [line for line in said.out.splitlines() if line.startswith(f"{EXP}: ")]
+    for words in ("parameters on cpu in fp32", "38 training and 12 validation images of 1x8x8", "10 classes (0, 1, "):
+        assert words in start
+    epochs = [line for line in said.err.splitlines() if "img/s" in line]
+    for number, (line, logged) in enumerate(zip(epochs, lines(EXP), strict=True), 1):
+        assert line.startswith(f"epoch {number}/3, step {2 * number}/6: loss {logged['train']['loss']:.4g} ")
+        assert f"validation: loss {logged['val']['loss']:.4g}" in line
+    assert said.err.splitlines()[-1] == "epoch 3/3: drawing samples"
+    assert "%|" not in said.err
+
+
+def test_a_person_who_watches_sees_the_epoch_and_the_work_after_the_last_step_in_the_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(talk, "PATIENCE", 0.0)
+    assert train(VANILLA) == 0
+    err = capsys.readouterr().err
+    assert all(f"epoch {k}/3: " in err for k in (1, 2, 3)) and "step 2/6" not in err
+    whole = [bar for bar in err.split("\r") if "100%|" in bar]  # after the last step
+    for words in ("validating]", "drawing samples]", f"loss {lines()[-1]['train']['loss']:.4g} "):
+        assert any(bar.startswith("epoch 3/3: 100%") and words in bar for bar in whole), words
+
+
+def test_tensorboard_gets_the_rate_the_speed_and_the_pictures_and_the_log_no_timings(monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def draw(model, config, path, device):
+        training.plots.write_png(path, np.full((4, 4, 1), 200, np.uint8))
+        return path
+
+    assert train(f"{VANILLA} --epochs 2 --save_epochs 1") == 0
+    plain = metrics()
+    monkeypatch.setattr(training, "show_samples", draw)
+    assert train(f"{VANILLA} --epochs 2 --save_epochs 1 --tb_logger --no-resume") == 0
+    assert metrics() == plain
+    events = EventAccumulator(f"logs/{VANILLA_EXP}")
+    events.Reload()
+    rates = [(event.step, event.value) for event in events.Scalars("train/learning rate")]
+    assert [step for step, _ in rates] == [2, 4]
+    assert [value for _, value in rates] == pytest.approx(
+        [training.learning_rate(step - 1, 4, 2, Config()) for step in (2, 4)])
+    assert all(event.value > 0 for event in events.Scalars("train/images per second"))
+    assert [(one.step, one.width, one.height) for one in events.Images("samples")] == [(2, 4, 4), (4, 4, 4)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

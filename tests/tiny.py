@@ -24,8 +24,7 @@ def checkpoint(words: str, epoch: int = 1) -> Path:
     record = {"kind": made.model, "shape": list(dataset.shape), "rows": len(dataset), "gaussian": gaussian.state(),
               "levels": dataset.levels, "unit": stepper.model.unit, "network": None}
     folder = config.folder(made, "models")
-    run = Run(stepper, dataset, made, folder, config.folder(made, "logs"), record, lambda ema: {},
-              lambda ema, epoch: None)
+    run = Run(stepper, dataset, made, folder, config.folder(made, "logs"), record)
     stepper.step = epoch * run.epoch_steps
     run.save(f"model-{epoch}.pth")
     return folder / f"model-{epoch}.pth"
