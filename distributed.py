@@ -14,7 +14,7 @@ from torch import Tensor
 LIMIT = datetime.timedelta(minutes=10)  # that a process is waited for where all are at the same step
 PARTING = 1.0  # seconds
 GRACE = 20.0  # seconds that the others are waited for after a signal: the launcher kills after 30
-signalled: float | None = None  # when this process was told to stop
+signalled: float | None = None  # when a signal asked this process to stop
 _store = None  # shared by all processes; to wait without a limit
 _met = 0  # how often they have met at `barrier`
 

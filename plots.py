@@ -331,7 +331,7 @@ def by_logsnr(found: dict[str, dict], path: str | Path) -> None:
                           linewidth=1, capsize=2, label=f"{name}, exact")
         _band(right, {"logsnr": curve["slope_at"], "mean": curve["slope"], "se": curve["slope_se"]}, label=name)
     left.set(title="I(x_a; .), lower bounds", xlabel="log-SNR a", ylabel="nats")
-    right.set(title="slope: where x begins to tell it", xlabel="log-SNR a", ylabel="nats per unit of log-SNR")
+    right.set(title="slope: where x begins to inform about it", xlabel="log-SNR a", ylabel="nats per unit of log-SNR")
     left.legend(frameon=False, fontsize=8)
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)

@@ -1,7 +1,7 @@
 """The one entry point: python run.py --model {diff,vae,vanilla} --mode MODE [flags]; --mode MODE --help lists them.
 
 Flags are checked before anything heavy is imported. Exit status: 0, or 2 with one line on stderr for a mistake of the
-caller's, 1 for a run that went wrong by itself, 128 + the signal for one that was told to stop.
+caller's, 1 for a run that went wrong by itself, 128 + the signal for one that a signal stopped.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ def test_rivals_have_our_parameters_and_our_work_within_a_tenth(size, model, riv
     assert _work(network, x, torch.zeros(1), x) == pytest.approx(work, rel=0.1)
 
 
+@pytest.mark.slow
 def test_one_run_leaves_every_figure_and_says_what_is_not_installed(in_tmp, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
     status = benchmark.main(["--sizes", "digits", "--precisions", "fp32", "--batch_size", "2", "--repeats", "1",

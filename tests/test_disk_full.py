@@ -40,10 +40,8 @@ def run_twice(folder: Path, words: str, limit: int) -> list[str]:
     return [line for line in said if line and "img/s" not in line]
 
 
-@pytest.mark.parametrize("limit", [
-    pytest.param(0, marks=pytest.mark.slow),
-    5_000,  # in the middle of a checkpoint
-])
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0, 5_000])  # at once, and in the middle of a checkpoint
 def test_a_full_disk_leaves_the_checkpoint_from_before(tmp_path, limit):
     place = tmp_path / "place"
     shown = run_twice(place, TRAIN, limit)

@@ -66,6 +66,7 @@ def distance(a: dict, b: dict) -> float:
     return max((a[name] - b[name]).abs().max().item() for name in a)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path, monkeypatch):
     """KL and MMD over the latents of both, with their gradients; the global batch, noise and log are the same."""
     one, two = folders(tmp_path)

@@ -20,6 +20,7 @@ def interrupt(*words) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_killed_twice_a_run_ends_bit_for_bit_the_same():
     result = interrupt("kill", 2)
     assert result["identical"], result

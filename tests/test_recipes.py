@@ -83,6 +83,7 @@ TINY = ("--dataset digits --batch_size 8 --unets_channels 4 --encoder_channels 4
         " --device cpu --num_workers 0")
 
 
+@pytest.mark.slow
 def test_a_new_regulariser(tmp_path):
     suite = follow(tmp_path, new={}, edits={"config.py": ("    # How it is trained\n", WEIGHT)})
     with open(suite / "regularisers.py", "a") as file:

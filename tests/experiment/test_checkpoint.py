@@ -197,6 +197,7 @@ def folder_of(place: str, colour) -> None:
         Image.new("RGB", (16, 16), tuple(max(0, value - 5 * k) for value in colour)).save(f"{place}/{k}.png")
 
 
+@pytest.mark.slow
 def test_another_folder_of_as_many_pictures_is_another_data_set(in_tmp, capsys, monkeypatch):
     monkeypatch.setattr(training, "show_samples", lambda *_: None)
     monkeypatch.setattr(training.plots, "training_curve", lambda *_: None)
