@@ -1,8 +1,8 @@
 """A denoiser that matches a noisy latent: z + tau * deviation * n, conditioned on tau (for I(x; z + noise)).
 
-A denoiser trained on clean z is not optimal for a noisy one: the difference form of I(x; z) would come out low and the
-orthogonal form high. So the encoder is frozen and a copy of the denoiser, which sees one entry more, log tau, is fitted
-to random tau.
+A denoiser trained on clean z is not optimal for a noisy one: the difference form of what it uses would come out low and
+the orthogonal form high. So the encoder is frozen and a copy of the denoiser, which sees one entry more, log tau, is
+fitted to random tau.
 """
 
 from __future__ import annotations
