@@ -138,7 +138,8 @@ def test_the_model_folder_is_respected(beside, capsys):
 
 
 def test_another_seed_gives_other_images_and_deterministic_ones_repeat(beside):
-    for name, words in (("a", ""), ("b", "--r_seed 1"), ("c", "--deterministic"), ("d", "--deterministic")):
+    for name, words in (("a", "--sampler ddpm"), ("b", "--sampler ddpm --r_seed 1"), ("c", "--deterministic"),
+                        ("d", "--deterministic")):
         assert call(f"--mode eval --model_folder kept --img_folder {name} --sampling_number 1 {words}") == 0
     a, b, c, d = (pictures(f"{name}/{EXP}/eval")["sample-000000.png"] for name in "abcd")
     assert not np.array_equal(a, b) and not np.array_equal(a, c) and np.array_equal(c, d)

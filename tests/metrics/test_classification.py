@@ -11,8 +11,8 @@ import config as configuration
 import train_classifier
 from dataset import registry
 from metrics import classification
+from metrics.measured import classification_values
 from modules import Classifier
-from scripts.summary import classification_values
 from utils import CommandError, load_checkpoint, read_json, write_npz
 
 CLASSIFIERS = ("logistic", "mlp")

@@ -15,9 +15,8 @@ from PIL import Image
 import calc_fid
 import gen_fid_stats
 from dataset import registry
-from metrics import extractors, fid
+from metrics import extractors, fid, measured
 from modules import Classifier
-from scripts import summary
 from utils import CommandError, file_hash, load_checkpoint, save_checkpoint, write_npz
 
 REPO = Path(__file__).parents[2]
@@ -278,7 +277,7 @@ def test_results_of_other_images_are_kept_apart(experiment):
     assert [record["source"] for record in found.values()] == ["runA/samples", "runB/samples"]
     first, second = found.values()
     assert first["fid"] != second["fid"]
-    values = [value.measure.split(" vs ")[0] for value in summary.fid_values(found)]
+    values = [value.measure.split(" vs ")[0] for value in measured.fid_values(found)]
     assert values == ["FID, runA/samples", "KID, runA/samples", "FID, runB/samples", "KID, runB/samples"]
 
 
