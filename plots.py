@@ -345,14 +345,14 @@ def information_maps(found: dict[str, dict], stored: dict[str, np.ndarray], titl
     figure = Figure(figsize=(1.25 * (bands + 2) + 0.4, 1.3 * len(names) + 0.8), layout="constrained")
     figure.suptitle(plain(title), fontsize=11)
     panels = figure.subplots(len(names), bands + 2, squeeze=False)
-    for row, name in zip(panels, names, strict=True):
+    for number, (row, name) in enumerate(zip(panels, names, strict=True)):
         pictures, one = stored[name], found[name]
         heads = [f"{low:.1f} .. {high:.1f}" for low, high in zip(edges, edges[1:], strict=False)] + ["all"]
         nats = [*one["by_band_nats"], one["nats"]]
         for panel, picture, head, sum_ in zip(row[1:], [*pictures, pictures.sum(0)], heads, nats, strict=True):
             top = picture.max() if head == "all" else pictures.max()
             panel.imshow(picture, cmap="magma", vmin=0, vmax=max(top, 1e-12), interpolation="nearest")
-            over = f"{head}\n" if row is panels[0] else ""
+            over = "" if number else f"{head}\n"
             panel.set_title(f"{over}{max(sum_, 0):.2f} nats", fontsize=8)
         row[0].imshow(average if average.shape[2] == 3 else average[:, :, 0], cmap="gray", vmin=0, vmax=255)
         where = "".join(f"\n{region} {share['mean']:.0%}" for region, share in one.get("share_on", {}).items())
