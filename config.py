@@ -539,14 +539,32 @@ def reads(row: Mode, name: str, flag_name: str) -> bool:
 def build_parser(prog: str, mode: str | None = None, row: Mode | None = None) -> Parser:
     """The parser of every flag. With a mode or a program's row, its help shows the flags that this one reads."""
     row = row or MODES.get(mode)
-    parser = Parser(prog=prog, description=(MODES[mode].about + ".") if mode else None)
+    trains = row is not None and "training" in row.uses
+    parser = Parser(prog=prog, description=(MODES[mode].about + ".") if mode else None, epilog=_example(prog, mode),
+                    usage=f"{prog} --mode {mode} [flags]" if mode else f"{prog} [flags]")
     if row is not PROGRAM:
-        parser.add_argument("--mode", choices=tuple(MODES), default="train", help="what to do (default: train)")
+        parser.add_argument("--mode", choices=tuple(MODES), default="train", metavar="MODE",
+                            help="what to do (default: train)")
     for kind, title in _GROUPS.items():
-        group = parser.add_argument_group(title)
+        short = kind == "model" and row is not None and not trains  # the flags that find a trained model, or --from
+        group = parser.add_argument_group(title, f"as it was trained, or --from; {prog} --help all lists the others"
+                                          if short else None)
         for name in names_of(kind):
-            _add_flag(group, _FIELDS[name], shown=row is None or reads(row, mode, name))
+            shown = row is None or (reads(row, mode, name) and (name in _FINDING or not short))
+            _add_flag(group, _FIELDS[name], shown)
     return parser
+
+
+_FINDING = ("model", "dataset", "a_dim", "kld_weight", "mmd_weight", "z_dropout", "loss", "tag")
+
+
+def _example(prog: str, mode: str | None) -> str | None:
+    """A command line to begin with, at the end of a mode's help."""
+    if mode is None:
+        return None
+    if "training" in MODES[mode].uses:
+        return f"example: python {prog} --mode {mode} --dataset digits --epochs 40 --learning_rate 1e-3"
+    return f"example: python {prog} --mode {mode} --from models/EXP"
 
 
 def parse(argv: list[str], prog: str, datasets: dict, extra=None) -> Command | tuple[Command, argparse.Namespace]:

@@ -53,6 +53,16 @@ examples:
   --dry_run            the resolved values, and stop        README.md    what all this is"""
 
 
+def _counts(config) -> str:
+    """How many images each split has, in words; or why that is not known."""
+    try:
+        counts = registry.counts(config.dataset, root=config.data_dir, size=config.input_size,
+                                 channels=config.input_channels)
+    except CommandError as error:
+        return f"not there: {error}"
+    return ", ".join(f"{count:,} {split}" for split, count in counts.items())
+
+
 def dry_run(command: Command) -> None:
     """Print the resolved config, the size of the model and where its files go."""
     import torch
@@ -73,7 +83,7 @@ def dry_run(command: Command) -> None:
     for name, value in config_module.to_dict(config).items():
         print(f"{name:18} {value}")
     print(f"{'experiment':18} {config.experiment}")
-    print(f"{'data':18} {'x'.join(map(str, shape))}")
+    print(f"{'data':18} {'x'.join(map(str, shape))}, {_counts(config)}")
     print(f"{'parameters':18} {parameter_count(model):,}")
     for root in ("models", "imgs", "logs", "results"):
         print(f"{root:18} {config_module.folder(config, root)}")

@@ -73,6 +73,16 @@ def load(name: str, split: str, *, root: str | Path = "./data", size: int | None
     return dataset
 
 
+def counts(name: str, *, root: str | Path = "./data", size: int | None = None,
+           channels: int | None = None) -> dict[str, int]:
+    """How many rows each split of a set has; no image is read for it. Raises CommandError as `load` does."""
+    if SPECS[name].kind == "points":
+        return {split: len(_READERS[name].draw(SPECS[name], split)[0]) for split in SPLITS}
+    _, source = _open(SPECS[name], size, channels, Path(root))
+    splits = source.splits or cut(len(source.images))
+    return {split: len(splits[split]) for split in SPLITS}
+
+
 def condition(dataset: Dataset, recipe: Recipe) -> None:
     """Give a split of images the z that a recipe asks for."""
     if dataset.spec.name in pairs.PARAMETERS:

@@ -100,7 +100,8 @@ def test_without_words_there_is_an_overview_and_nothing_is_made(in_tmp, capsys):
 def test_a_dry_run_shows_what_would_be_made_and_makes_nothing(model, in_tmp, capsys):
     assert call(f"--model {model} --dry_run") == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("parameters", "learning_rate", "models/", "imgs/", "1x8x8"))
+    wanted = ("parameters", "learning_rate", "models/", "imgs/", "1x8x8, 1,078 train, 180 val, 539 test")
+    assert all(name in out for name in wanted)
     assert not files()
 
 
