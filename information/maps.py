@@ -34,7 +34,7 @@ class Map:
 
     nats    [bands, H, W] float64, mean over images; its sum is the information
     total   that sum, with the standard error over images
-    shares  the share of it on each mask, where masks were given
+    shares  the share of it on each mask, where masks were given and there is something to share
     """
 
     nats: Tensor
@@ -77,15 +77,15 @@ def maps(gaps: Gaps, batches: Iterable[tuple[Tensor, Tensor]], edges: list[float
     result = {}
     for name, picture in pictures.items():
         nats = torch.cat(whole[name])
-        shares = None if masks is None else [ratio(part, nats) for part in torch.cat(regions[name]).T]
+        shares = None if masks is None or not nats.any() else [ratio(part, nats) for part in torch.cat(regions[name]).T]
         result[name] = Map(picture / len(nats), average(nats), shares)
     return result
 
 
 def ratio(part: Tensor, whole: Tensor) -> Mean:
     """mean part / mean whole, its standard error by the delta method. [N], [N]"""
-    share = (part.mean() / whole.mean().clamp(min=1e-300)).item()
-    return Mean(share, average((part - share * whole) / whole.mean().clamp(min=1e-300)).se)
+    share = (part.mean() / whole.mean()).item()
+    return Mean(share, average((part - share * whole) / whole.mean()).se)
 
 
 def gaps_of_reader(network: nn.Module, z: Tensor, names: list[str]) -> Gaps:

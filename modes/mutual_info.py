@@ -173,10 +173,13 @@ def curve_table(found: dict[str, dict]) -> str:
 
 def map_table(found: dict[str, dict]) -> str:
     """The sum of every map, and where masks are known the share of it on each."""
-    regions = list(next(iter(found.values())).get("share_on", {}))
-    rows = [[name, f"{one['nats']:.3f} +- {one['se']:.3f}",
-             *(f"{one['share_on'][region]['mean']:.1%} +- {one['share_on'][region]['se']:.1%}" for region in regions)]
-            for name, one in found.items()]
+    regions = list(next((one["share_on"] for one in found.values() if "share_on" in one), {}))
+    rows = []
+    for name, one in found.items():
+        shares = one.get("share_on")
+        rows.append([name, f"{one['nats']:.3f} +- {one['se']:.3f}"])
+        rows[-1] += [f"{shares[region]['mean']:.1%} +- {shares[region]['se']:.1%}" if shares else "-"
+                     for region in regions]
     return markdown_table(["map of", "sum, nats", *(f"on the {region}" for region in regions)], rows)
 
 

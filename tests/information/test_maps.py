@@ -88,6 +88,9 @@ def test_an_entry_of_z_is_mapped_by_taking_it_from_another_image():
     assert found["z_1"].nats[1].tolist() == [[0.0, 25.0, 0.0]] * 2
     assert found["z"].total.mean == pytest.approx(0.5 * 3 * 2 * (1 + 9 + 25) / 2)
     assert found["z"].shares is None
+    nothing = maps(lambda x, logsnr, index: {"z": torch.zeros_like(x)}, [(torch.arange(2), x)], [0.0, 1.0], 1, 0,
+                   lambda index: torch.ones(len(index), 1, 2, 3))["z"]
+    assert nothing.total == (0.0, 0.0) and nothing.shares is None
 
 
 def test_a_share_is_a_ratio_of_means_with_its_error():

@@ -235,11 +235,13 @@ def test_the_curve_over_logsnr_of_codes_and_labels(tmp_path, capsys):
 def test_maps_of_labels_and_of_what_the_denoiser_uses_stand_beside_the_renderer_s_masks(tmp_path):
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "shapes3d", "--input_size", "8", "--z_from",
                   "floor_hue", "--z_dropout", "0.1", "--num_images", "40", "--curve_steps", "2", "--npoints", "2")
+    for weight in run.model.parameters():  # a fresh network's output is zero, with z and without
+        weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())))
     mutual_info.measure_information(run)
     record, folder = results(run, "mutual_info.json"), config_module.folder(run.config, "results")
     assert {"z", "floor hue", "object hue"} < set(record["maps"]["of"])
     with np.load(folder / "usable_maps.npz") as stored:
-        assert stored["z"].shape == (6, 8, 8)
+        assert stored["z"].shape == (6, 8, 8) and stored["z"].min() > 0
         assert stored["z"].sum() == pytest.approx(record["usable_maps"]["of"]["z"]["nats"])
     for key in ("maps", "usable_maps"):
         for one in record[key]["of"].values():
