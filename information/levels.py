@@ -61,7 +61,7 @@ class Reader(nn.Module):
 class Heads(nn.Module):
     """A classifier of several labels. `nats` are log q(z_k | x_a, a)."""
 
-    def __init__(self, shape: tuple[int, ...], sizes: tuple[int, ...], hidden: int = 384,
+    def __init__(self, shape: tuple[int, ...], sizes: tuple[int, ...], hidden: int = 512,
                  gaussian: Gaussian | None = None):
         super().__init__()
         self.sizes, self.reader = sizes, Reader(shape, sum(sizes), hidden, gaussian)
