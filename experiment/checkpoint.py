@@ -203,7 +203,8 @@ def expand_from(argv: list[str]) -> list[str]:
         raise CommandError(f"{path} is an export, which training cannot go on from: give the folder of its experiment")
     stored = stored_config(path)
     kinds = ("model", "training") if mode == "train" else ("model",)
-    return [*config_module.words_of(stored, kinds), *argv]  # what is typed wins, and is compared later
+    place = [] if stored.data_dir == config_module.Config().data_dir else ["--data_dir", stored.data_dir]
+    return [*config_module.words_of(stored, kinds), *place, *argv]  # what is typed wins, and is compared later
 
 
 def best_checkpoint(folder: Path, given: frozenset[str]) -> Path:

@@ -107,6 +107,7 @@ def test_a_new_mode(in_tmp, monkeypatch, capsys):
     assert "mine" in run.overview()
 
 
+@pytest.mark.slow
 def test_a_new_sampler(tmp_path):
     names = 'SAMPLERS = {\n'
     end = (ROOT / "sampling.py").read_text().splitlines(keepends=True)[-1]

@@ -230,6 +230,7 @@ def test_a_run_of_other_settings_is_refused_and_left_alone(capsys):
     assert last(VANILLA_EXP + "_fast")["config"]["learning_rate"] == 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_that_began_mirrored_goes_on_so_and_says_it(capsys):
     """As folders did before there was a flag; --no-flip is another run."""
     words = "--model vae --dataset digits --unets_channels 4 --encoder_channels 4"
@@ -253,6 +254,7 @@ def test_no_resume_starts_afresh():
     assert metrics() == first  # one line, not two
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_exits_with_143(in_tmp):
     words = f"{TINY} --epochs 4000 --save_minutes 1e-9 --sampling_number 1 --diffusion_steps 4 {VANILLA}"
     call = [sys.executable, str(ROOT / "run.py"), *words.split()]

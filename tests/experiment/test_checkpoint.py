@@ -134,6 +134,7 @@ STATES = {
 }
 
 
+@pytest.mark.slow
 def test_a_state_of_the_optimiser_that_is_none_ends_training_before_it_begins(in_tmp, capsys):
     words = f"--mode train {FLAGS} --batch_size 4000"
     assert run.main(f"{words} --max_steps 1".split()) == 0

@@ -271,6 +271,7 @@ def test_factor_vae_without_a_living_code_is_zero():
 # All scores together
 
 
+@pytest.mark.slow
 def test_factors_rotation_and_noise_are_ordered_by_every_score():
     factors = factor_table(800)
     rotation = np.linalg.qr(np.random.default_rng(3).normal(size=(6, 6)))[0]

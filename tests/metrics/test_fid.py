@@ -430,6 +430,7 @@ def weights_file(home):
     return next((home / "hub/checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_inception_features_agree_with_pytorch_fid(inception_home, tmp_path, monkeypatch):
     fid_score = pytest.importorskip("pytorch_fid.fid_score")
     monkeypatch.setenv("TORCH_HOME", str(inception_home))
@@ -444,6 +445,7 @@ def test_inception_features_agree_with_pytorch_fid(inception_home, tmp_path, mon
     assert extractor.identity() == extractors.inception(weights_file(inception_home)).identity()
 
 
+@pytest.mark.slow
 def test_clean_resizing_is_pils_on_unrounded_values(inception_home, tmp_path, monkeypatch):
     package = pytest.importorskip("pytorch_fid.inception")
     monkeypatch.setenv("TORCH_HOME", str(inception_home))

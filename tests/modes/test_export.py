@@ -137,6 +137,7 @@ def test_weights_that_are_no_safetensors_are_one_line(sound, tmp_path):
         load(tmp_path, "cpu")
 
 
+@pytest.mark.slow
 def test_the_card_has_the_checkpoints_own_numbers_their_errors_and_their_commands(in_tmp, capsys):
     path, folder = export(WORDS["points"])
     assert "None has been measured" in (folder / "README.md").read_text()
