@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -347,7 +348,7 @@ def information_maps(found: dict[str, dict], stored: dict[str, np.ndarray], titl
     panels = figure.subplots(len(names), bands + 2, squeeze=False)
     for number, (row, name) in enumerate(zip(panels, names, strict=True)):
         pictures, one = stored[name], found[name]
-        heads = [f"{low:.1f} .. {high:.1f}" for low, high in zip(edges, edges[1:], strict=False)] + ["all"]
+        heads = [f"{low:.1f} .. {high:.1f}" for low, high in pairwise(edges)] + ["all"]
         nats = [*one["by_band_nats"], one["nats"]]
         for panel, picture, head, sum_ in zip(row[1:], [*pictures, pictures.sum(0)], heads, nats, strict=True):
             top = picture.max() if head == "all" else pictures.max()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ def maps(gaps: Gaps, batches: Iterable[tuple[Tensor, Tensor]], edges: list[float
     pictures, whole, regions = {}, {}, {}
     for index, x in batches:
         found = {}
-        for band, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        for band, (low, high) in enumerate(pairwise(edges)):
             for point in range(points):
                 a = low + (high - low) * (point + 0.5) / points
                 logsnr = torch.full((len(x),), a, device=x.device)
