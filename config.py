@@ -1,4 +1,4 @@
-"""What an experiment is: one frozen `Config`, built once from the command line and stored whole in every checkpoint.
+"""What an experiment is: one frozen `Config`, built once (commandline.py) and stored whole in every checkpoint.
 
 A mode is one row of MODES. A flag is one field of `Config` that carries all there is to say of it:
 
@@ -15,7 +15,6 @@ A mode is one row of MODES. A flag is one field of `Config` that carries all the
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
 import os
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.given import width_of
-from utils import CommandError
+from utils import CommandError, did_you_mean
 
 MODELS = ("diff", "vae", "vanilla")
 
@@ -399,26 +398,27 @@ class Command(NamedTuple):
     given: frozenset[str]
 
 
-_FIELDS = {item.name: item for item in fields(Config)}
+FIELDS = {item.name: item for item in fields(Config)}
 # The schedule that a network made elsewhere was trained on, where its files do not say and no flag does.
 FOREIGN_SCHEDULE = {
     "ddpm": {"schedule": "linear", "beta1": 1e-4, "betaT": 0.02, "diffusion_steps": 1000},
     "iddpm": {"schedule": "cosine", "diffusion_steps": 4000},
 }
 
+
 def names_of(kind: str) -> tuple[str, ...]:
     """The fields of one kind: 'model', 'training' or 'run'."""
-    return tuple(name for name, item in _FIELDS.items() if item.metadata["kind"] == kind)
+    return tuple(name for name, item in FIELDS.items() if item.metadata["kind"] == kind)
 
 
 def default_of(config: Config, name: str):
     """A flag's value where it is not typed; of a schedule, that of the denoiser at hand."""
-    return FOREIGN_SCHEDULE.get(config.denoiser, {}).get(name, _FIELDS[name].default)
+    return FOREIGN_SCHEDULE.get(config.denoiser, {}).get(name, FIELDS[name].default)
 
 
 def words_in_name(config: Config, name: str) -> str:
     """What a flag's value adds to the experiment's name; '' for nothing."""
-    form, value = _FIELDS[name].metadata["in_name"], getattr(config, name)
+    form, value = FIELDS[name].metadata["in_name"], getattr(config, name)
     if callable(form):
         return form(config)
     return form.format(value) if value != default_of(config, name) else ""
@@ -452,167 +452,19 @@ def words_of(config: Config, kinds: tuple[str, ...]) -> list[str]:
     return words
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# From the command line
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, whose errors become our one-line ones and know what may have been meant. No abbreviations."""
-
-    def __init__(self, **options):
-        super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
-
-    def error(self, message: str):
-        raise CommandError(message)
-
-    def parse_args(self, words=None, namespace=None):
-        found, unknown = self.parse_known_args(words, namespace)
-        if unknown:
-            flags = [name for action in self._actions for name in action.option_strings]
-            raise CommandError(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], flags)}")
-        return found
-
-    def _check_value(self, action, value):
-        try:
-            super()._check_value(action, value)
-        except argparse.ArgumentError as error:
-            choices = [str(choice) for choice in action.choices]
-            raise argparse.ArgumentError(action, f"{error.message}{did_you_mean(str(value), choices)}") from None
-
-
-class _Help(argparse.HelpFormatter):
-    """Wide lines: a flag takes one or two."""
-
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=30, width=118)
-
-
-def did_you_mean(word: str, known) -> str:
-    """'; did you mean ...?', where one of the known words is near, else ''."""
-    begun = [one for one in known if len(word) > 3 and one.startswith(word)]
-    near = begun or difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _default_text(item) -> str:
-    if item.metadata["unset"]:
-        return item.metadata["unset"]
-    if isinstance(item.default, tuple):
-        return " ".join(map(str, item.default))
-    if isinstance(item.default, bool):
-        return "on" if item.default else "off"
-    return str(item.default) or "none"
-
-
-_ALSO = {"epochs": ["-e"], "save_epochs": ["--save_epoch"]}  # published spellings beside a flag's own
-
-
-def _add_flag(parser, item, shown: bool) -> None:
-    options = dict(item.metadata["options"])
-    text = f"{item.metadata['help']} (default: {_default_text(item)})".replace("%", "%%")
-    if item.default is True or _is_switch(item):
-        options["action"] = argparse.BooleanOptionalAction
-    elif isinstance(item.default, bool):
-        options["action"] = "store_true"
-    elif "choices" not in options:
-        options["metavar"] = _METAVARS.get(getattr(options.get("type"), "__name__", ""), "WORD")
-    names = [f"--{item.name.rstrip('_')}", *_ALSO.get(item.name, [])]
-    parser.add_argument(*names, dest=item.name, default=argparse.SUPPRESS, help=text if shown else argparse.SUPPRESS,
-                        **options)
-
-
-def _is_switch(item) -> bool:
+def is_switch(item) -> bool:
     """Whether a flag is on, off or, where neither is typed, decided later."""
     return item.type == "bool | None"
 
 
-_METAVARS = {"whole number": "N", "number": "X", "path": "PATH"}
-_GROUPS = {"model": "what the model is", "training": "how it is trained", "run": "this call"}
-
-
 def reads(row: Mode, name: str, flag_name: str) -> bool:
     """Whether the mode of that name and row reads a flag."""
-    modes = _FIELDS[flag_name].metadata["modes"]
+    modes = FIELDS[flag_name].metadata["modes"]
     return modes is None or name in modes or any(group in modes for group in row.uses)
 
 
-def build_parser(prog: str, mode: str | None = None, row: Mode | None = None) -> Parser:
-    """The parser of every flag. With a mode or a program's row, its help shows the flags that this one reads."""
-    row = row or MODES.get(mode)
-    trains = row is not None and "training" in row.uses
-    parser = Parser(prog=prog, description=(MODES[mode].about + ".") if mode else None, epilog=_example(prog, mode),
-                    usage=f"{prog} --mode {mode} [flags]" if mode else f"{prog} [flags]")
-    if row is not PROGRAM:
-        parser.add_argument("--mode", choices=tuple(MODES), default="train", metavar="MODE",
-                            help="what to do (default: train)")
-    for kind, title in _GROUPS.items():
-        short = kind == "model" and row is not None and not trains  # the flags that find a trained model, or --from
-        group = parser.add_argument_group(title, f"as it was trained, or --from; {prog} --help all lists the others"
-                                          if short else None)
-        for name in names_of(kind):
-            shown = row is None or (reads(row, mode, name) and (name in _FINDING or not short))
-            _add_flag(group, _FIELDS[name], shown)
-    return parser
-
-
-_FINDING = ("model", "dataset", "a_dim", "kld_weight", "mmd_weight", "z_dropout", "loss", "tag")
-
-
-def _example(prog: str, mode: str | None) -> str | None:
-    """A command line to begin with, at the end of a mode's help."""
-    if mode is None:
-        return None
-    if "training" in MODES[mode].uses:
-        return f"example: python {prog} --mode {mode} --dataset digits --epochs 40 --learning_rate 1e-3"
-    return f"example: python {prog} --mode {mode} --from models/EXP"
-
-
-def parse(argv: list[str], prog: str, datasets: dict, extra=None) -> Command | tuple[Command, argparse.Namespace]:
-    """Turn a command line into a `Command`.
-
-    argv      the words after the program's name
-    extra     a function that adds a program's own flags to an argparse group; their namespace is then returned too
-    datasets  name -> the data set's Spec, for all sets that exist
-    Raises CommandError for an unknown flag, a value out of its range, a flag that has no effect here, or flags that
-    contradict each other.
-    """
-    if argv[:2] in (["--help", "all"], ["-h", "all"]):
-        build_parser(prog).parse_args(["--help"])
-    row = PROGRAM if extra and "--mode" not in argv else None
-    mode = None
-    if row is None:
-        first = Parser(add_help=False)
-        first.add_argument("--mode", choices=tuple(MODES))
-        mode = first.parse_known_args(argv)[0].mode
-    parser = build_parser(prog, mode, row)
-    own = [action.dest for action in _add_extra(parser, extra)]
-    typed = vars(parser.parse_args(argv))
-    others = argparse.Namespace(**{name: typed.pop(name) for name in own})
-    mode = typed.pop("mode", None)
-    given = frozenset(typed)
-    typed = {**FOREIGN_SCHEDULE.get(typed.get("denoiser"), {}), **typed}
-    config = Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
-    _refuse_unread(row or MODES[mode], mode, given)
-    config = normalise(config, datasets, given)
-    _check(config, mode, given)
-    command = Command(mode, config, given)
-    return (command, others) if extra else command
-
-
-def _add_extra(parser: argparse.ArgumentParser, extra) -> list[argparse.Action]:
-    if extra is None:
-        return []
-    before = len(parser._actions)
-    extra(parser.add_argument_group("this program"))
-    return parser._actions[before:]
-
-
-def _refuse_unread(row: Mode, mode: str | None, given: frozenset[str]) -> None:
-    """Raise CommandError for a typed flag that the mode does not read."""
-    for name in sorted(given):
-        if not (_FIELDS[name].metadata["anywhere"] or reads(row, mode, name)):
-            where = f"--mode {mode}" if mode else "this program"
-            raise CommandError(f"--{name} has no effect on {where}: leave it out")
+# ---------------------------------------------------------------------------------------------------------------------
+# What goes together
 
 
 def normalise(config: Config, datasets: dict, given: frozenset[str] = frozenset()) -> Config:
@@ -624,7 +476,7 @@ def normalise(config: Config, datasets: dict, given: frozenset[str] = frozenset(
     if spec is None:
         raise CommandError(f"argument --dataset: unknown data set '{config.dataset}'"
                            f"{did_you_mean(config.dataset, datasets)} (known: {', '.join(datasets)})")
-    for name, item in _FIELDS.items():
+    for name, item in FIELDS.items():
         need = item.metadata["needs"]
         if need is None or need.met(config, spec):
             continue
@@ -643,7 +495,7 @@ def normalise(config: Config, datasets: dict, given: frozenset[str] = frozenset(
     return replace(config, **{name: None for name, value in own.items() if getattr(config, name) == value})
 
 
-def _check(config: Config, mode: str | None, given: frozenset[str]) -> None:
+def check(config: Config, mode: str | None, given: frozenset[str]) -> None:
     """Refuse flags that contradict each other, naming them."""
     rules = (
         (config.has_latent and config.kld_weight > 0 and config.prior != "regular",
@@ -736,11 +588,11 @@ def from_stored(stored: object, path: Path) -> Config:
     if stored.get("dataset") == "folder" and "flip" not in stored:
         stored = {**stored, "flip": True}
     for name, value in stored.items():
-        if name not in _FIELDS or not _could_be_typed(_FIELDS[name], value):
+        if name not in FIELDS or not _could_be_typed(FIELDS[name], value):
             raise CommandError(f"{path}: its config has --{str(name)[:40]} {str(value)[:40]!r}, which cannot be")
     config = Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()})
     try:
-        _check(config, None, frozenset())
+        check(config, None, frozenset())
     except CommandError as error:
         raise CommandError(f"{path}: its config contradicts itself: {error}") from None
     return config
@@ -753,7 +605,7 @@ def on_own_schedule(stored: Config, network: object) -> Config:
     network    the description of it that the checkpoint holds, or None
     """
     own = FOREIGN_SCHEDULE.get(stored.denoiser)
-    plain = all(getattr(stored, name) == _FIELDS[name].default for name in FOREIGN_SCHEDULE["ddpm"])
+    plain = all(getattr(stored, name) == FIELDS[name].default for name in FOREIGN_SCHEDULE["ddpm"])
     if own is None or not plain:
         return stored
     said = network.get("schedule") if isinstance(network, dict) else None
@@ -770,7 +622,7 @@ def _could_be_typed(item, value) -> bool:
     if isinstance(value, list | tuple) or isinstance(default, tuple):
         return isinstance(default, tuple) and isinstance(value, list | tuple) and all(
             _accepts(options, one) for one in value)
-    if _is_switch(item):
+    if is_switch(item):
         return value in (None, True, False)
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(default, bool) and isinstance(value, bool)

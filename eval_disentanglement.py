@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import commandline
 import config as configuration
 from dataset import registry
 from metrics import disentanglement
@@ -187,7 +188,7 @@ def _run(argv: list[str]) -> None:
         from experiment import expand_from
 
         argv = expand_from(argv)
-    command, own = configuration.parse(argv, PROG, registry.SPECS, extra=_flags)
+    command, own = commandline.parse(argv, PROG, registry.SPECS, extra=_flags)
     cfg = command.config
     experiment = configuration.folder(cfg, "models") / "latents.npz"
     if not cfg.codes and not experiment.is_file():

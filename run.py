@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Callable
 
+import commandline
 import config as config_module
 from config import MODES, Command
 from dataset import registry
@@ -102,7 +103,7 @@ def _run(argv: list[str]) -> int:
         from experiment import expand_from
 
         argv = expand_from(argv)
-    command = config_module.parse(argv, "run.py", registry.SPECS)
+    command = commandline.parse(argv, "run.py", registry.SPECS)
     check_served(command)
     if command.config.dry_run:
         dry_run(command)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import commandline
 import config as configuration
 from dataset import registry
 from utils import (
@@ -252,7 +253,7 @@ def _run(argv: list[str]) -> None:
         from experiment import expand_from
 
         argv = expand_from(argv)
-    command, own = configuration.parse(argv, PROG, registry.SPECS, extra=_flags)
+    command, own = commandline.parse(argv, PROG, registry.SPECS, extra=_flags)
     if own.images:
         _train_images(command, own)
     else:

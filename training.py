@@ -12,11 +12,9 @@ import json
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +29,6 @@ from config import Command, Config
 from dataset import registry
 from experiment import (
     basis_file,
-    batches_of,
     build_fresh,
     checkpoints,
     describe_network,
@@ -39,25 +36,14 @@ from experiment import (
     half_of,
     is_plain,
     load_data,
-    open_record,
     pick_device,
     without_basis,
 )
+from experiment.resuming import start_or_resume
 from experiment.said import Report, data_line, start_line
-from information.likelihood import (
-    GAUSSIAN,
-    Mean,
-    average,
-    conditional,
-    continuous_nll,
-    error_curve,
-    profile,
-    unconditional,
-)
-from metrics.progress import Progress
+from experiment.validation import scorer, show_samples, validation
 from models import LatentDiffusion, schedule_for
 from rng import Rng, seed_dropout
-from sampling import generate
 from utils import (
     UNREADABLE,
     CommandError,
@@ -69,11 +55,6 @@ from utils import (
     save_checkpoint,
     sweep,
 )
-
-VALIDATION_ROWS = 1_000
-CURVE_POINTS, CURVE_BINS = 8, 20  # of the held-out error curve that --loss itd logs
-SCORE_STEPS = 20  # of the sampler, for --fid_epochs
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One step
@@ -454,86 +435,6 @@ def _step_of(line: bytes) -> float:
 # Starting, going on
 
 
-def newest_sound(folder: Path, kind: str, device) -> tuple[dict, Config, Path] | None:
-    """The newest checkpoint of a folder that can be read, with its config and place, saying which were passed over.
-
-    None where there are none. Raises CommandError where there are some and none can be read: they are not ours to
-    replace.
-    """
-    there = [path for path in [folder / "last.pth", *checkpoints(folder)] if os.path.lexists(path)]
-    for path in there:
-        try:
-            return *open_record(path, (kind,), device), path
-        except CommandError as error:
-            broken = error
-            if len(there) > 1 and distributed.is_main():
-                print(f"{error}; trying an older one", file=sys.stderr)
-    if there:
-        raise CommandError(f"{broken}; move it away, or give --no-resume to replace what is in {folder}")
-    return None
-
-
-def start_or_resume(run: Run, config: Config, given: frozenset[str] = frozenset()) -> bool:
-    """Take up the folder's run, or clear the folder for a new one. Returns whether anything is left to do.
-
-    given   the flags typed by hand: a run that began with --flip, as folders did before there was one, keeps it
-    Raises CommandError where the folder holds a run with other settings, or of other data.
-    """
-    found = newest_sound(run.folder, run.record["kind"], run.device) if config.resume else None
-    distributed.barrier()  # every process has looked before anything changes
-    if distributed.is_main():
-        sweep(run.folder)
-        sweep(run.metrics.parent)
-    if found is None:
-        if distributed.is_main():
-            for old in [run.folder / "last.pth", run.folder / "best.pth", *checkpoints(run.folder), run.metrics,
-                        *run.folder.glob(basis_file(Path(), "*").name)]:
-                old.unlink(missing_ok=True)
-        distributed.barrier()
-        return True
-    record, stored, path = found
-    if stored.flip and config.flip is None and "flip" not in given:
-        config = run.config = replace(config, flip=True)
-        distributed.say(f"{path}: going on with --flip, as this run began")
-    config_module.refuse_other_run(config, stored, path)
-    refuse_other_rows(run, record, path)
-    run.resume(record, path)
-    if run.stepper.step >= run.total:
-        distributed.say(f"{run.folder}: this run is finished ({record['epoch']} epochs, {run.stepper.step} steps); "
-                        f"give a larger --epochs to extend it")
-        return False
-    more = f", extended from {stored.epochs} to {config.epochs} epochs" if stored.epochs != config.epochs else ""
-    distributed.say(f"{path}: going on at step {run.stepper.step} of {run.total}{more}")
-    return True
-
-
-def refuse_other_rows(run: Run, record: dict, path: Path) -> None:
-    """Raise CommandError where the checkpoint was trained on other rows than there are now."""
-    cure = "add --tag NAME for a run of its own, or --no-resume to replace it"
-    if run.record["kind"] == "latent":
-        before = record.get("codes_of")
-        if before is not None and before != run.record["codes_of"]:
-            raise CommandError(f"{path} was fitted to the codes of another checkpoint ({before}) than the one that "
-                               f"encodes now ({run.record['codes_of']}): give --no-resume to replace it")
-    own = run.record.get("data")
-    if None not in (own, record.get("data")) and own != record["data"]:
-        raise CommandError(f"{path} was trained on other data ({record['data']}) than --data_dir {run.config.data_dir} "
-                           f"holds ({own}; rows and hash): {cure}")
-    if record["rows"] != run.record["rows"] or _moved(run, record):
-        raise CommandError(f"{path} was trained on other data ({record['rows']} rows, now {run.record['rows']}): "
-                           f"{cure}")
-
-
-def _moved(run: Run, record: dict) -> bool:
-    """Whether the data's mean is another one than it was: of the images, or of the codes that are diffused."""
-    if isinstance(run.stepper.model, LatentDiffusion):
-        own, stored = run.stepper.model.state_dict(), record["model"]
-        return not all(name in stored and own[name].shape == stored[name].shape and
-                       torch.allclose(own[name], stored[name], rtol=1e-2, atol=1e-3) for name in ("mean", "deviation"))
-    own, stored = run.record["gaussian"]["mean"], record["gaussian"]["mean"].to("cpu")
-    return not torch.allclose(own, stored.to(own.dtype), rtol=1e-3, atol=1e-3)
-
-
 def finish(run: Run, config: Config, pictures: Path, start: str, given: frozenset[str] = frozenset()) -> None:
     """Say the line `start`, train, then draw the curves below `pictures`.
 
@@ -587,80 +488,6 @@ def train(command: Command) -> None:
     run = Run(stepper, dataset, config, folders[0], folders[1], record, validate, show, scorer(dataset, config, device))
     start = start_line(config.experiment, model, config, device, data_line(dataset, held_out))
     finish(run, config, folders[2], start, command.given)
-
-
-def scorer(dataset: registry.Dataset, config: Config, device: torch.device) -> Callable[[nn.Module], dict] | None:
-    """The FID of a model's samples, {fid, fid_se}, for --fid_epochs; None without it."""
-    if config.fid_epochs is None:
-        return None
-    classifier = Path(config.model_folder) / f"{config.dataset}_classifier.pth"
-    measure = Progress(dataset, classifier, device, config.batch_size)
-    steps = min(SCORE_STEPS, config.diffusion_steps)
-
-    def score(model: nn.Module) -> dict:
-        @torch.no_grad()  # in here: it is a thread's own, and images are drawn ahead in another one
-        def draw(numbers: Tensor) -> Tensor:
-            return generate(model, Rng(config.r_seed, numbers.to(device)), steps=steps, sampler="dpmpp")
-
-        return measure(draw)
-
-    return score
-
-
-@torch.no_grad()
-def validation(model: nn.Module, held_out: registry.Dataset, config: Config, device: torch.device) -> dict:
-    """Loss terms on held-out images with noise that is the same at every epoch: means and standard errors."""
-    rows = range(min(len(held_out), VALIDATION_ROWS))
-    values: dict[str, list[Tensor]] = {}
-    batch = config.batch_size if config.has_latent else _validation_batch(held_out, config)  # the MMD is of a batch
-    for indices, x in batches_of(held_out, batch, device, rows):
-        if config.has_latent and len(x) < model.latent.smallest_batch:
-            continue
-        given = None if held_out.given is None else torch.from_numpy(held_out.given[indices.numpy()]).to(device)
-        for name, term in model(x, Rng(config.r_seed, indices.to(device)), given).items():
-            values.setdefault(name, []).append(term.double().reshape(-1))
-    joined = {name: torch.cat(parts) for name, parts in values.items()}
-    means = {name: value.mean().item() for name, value in joined.items()}
-    errors = {name: (v.std() / math.sqrt(len(v))).item() for name, v in joined.items() if len(v) > 1}
-    if config.loss == "simple":
-        return {"val": means, "val_se": errors}
-    held_out_nll, curve = validation_curve(model, held_out, config, device, rows)
-    means["nll_nats"], errors["nll_nats"] = held_out_nll
-    return {"val": means, "val_se": errors, "curve": curve}
-
-
-def _validation_batch(held_out: registry.Dataset, config: Config) -> int:
-    """Rows at once: of points all, since a call of a small network takes the same time for 64 and for 1,000."""
-    return VALIDATION_ROWS if len(held_out.shape) == 1 else config.batch_size
-
-
-def validation_curve(model: nn.Module, held_out: registry.Dataset, config: Config, device: torch.device,
-                     rows: range) -> tuple[Mean, dict[str, list[float]]]:
-    """The held-out bound in nats, and the error over log-SNR beside the Gaussian's, given z where there is one."""
-    stream = batches_of(held_out, _validation_batch(held_out, config), device, rows)
-    batches = [(index.to(device), x) for index, x in stream]
-    estimator = unconditional(model.denoise)
-    if config.model == "diff":
-        given = held_out.given
-        codes = [model.encode(x) for _, x in batches] if given is None else [torch.from_numpy(given[: len(rows)])]
-        estimator = conditional(model.denoise, torch.cat(codes).to(device))
-    proposal = model.objective.proposal
-    curve = error_curve({"model": estimator}, batches, model.gaussian, proposal, CURVE_POINTS, config.r_seed)
-    shapes = {name: profile(curve, curve.errors[name], CURVE_BINS) for name in ("model", GAUSSIAN)}
-    columns = {"logsnr": shapes["model"].logsnr.tolist()} | {name: s.mean.tolist() for name, s in shapes.items()}
-    return average(continuous_nll(curve, "model")), columns
-
-
-@torch.no_grad()
-def show_samples(model: nn.Module, config: Config, path: Path, device: torch.device) -> Path:
-    """The grid of samples drawn during training, from --sampling_number fixed seeds; its path."""
-    rng = Rng(config.r_seed, torch.arange(config.sampling_number, device=device))
-    x = generate(model, rng)
-    if x.dim() == 4:
-        plots.image_grid(x, path)
-    else:
-        plots.scatter(x[:, :2].cpu().numpy(), path, "samples")
-    return path
 
 
 def latent_folders(config: Config) -> list[Path]:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import fcntl
 import hashlib
 import json
@@ -86,6 +87,13 @@ def first_line(error: Exception) -> str:
     if "weights_only" in str(error) or "Weights only load failed" in str(error):
         return "it holds more than tensors and plain values"
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def did_you_mean(word: str, known) -> str:
+    """'; did you mean ...?', where one of the known words is near, else ''."""
+    begun = [one for one in known if len(word) > 3 and one.startswith(word)]
+    near = begun or difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:

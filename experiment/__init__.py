@@ -5,8 +5,8 @@
     z = model.encode("seven.png")
 
 docs/python.md has the whole of it. `prepare` has the device, the data and fresh models, `checkpoint` what one must
-hold, `compiling` --compile, `autoencoder` z and x_T there and back, `pictures` a user's images, `trained` the model
-itself.
+hold, `resuming` whether a folder's run goes on, `validation` what is measured in training, `compiling` --compile,
+`autoencoder` z and x_T there and back, `pictures` a user's images, `trained` the model itself.
 """
 
 from experiment.autoencoder import Autoencoder, slerp

@@ -9,13 +9,13 @@ import torch
 
 import config as config_module
 import plots
-from config import Command, did_you_mean
+from config import Command
 from dataset import registry
 from experiment import open_trained
 from metrics import classification
 from modes.latents import class_names, column_names, encode_split, refuse_given
 from modes.reconstructions import chosen_image, decode_all, quality
-from utils import CommandError, check_writable
+from utils import CommandError, check_writable, did_you_mean
 
 FITTED_ROWS = 10_000  # of the training split, where --num_images is not given
 

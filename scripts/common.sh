@@ -27,8 +27,8 @@ trained=("${experiment[@]}" $EXTRA)
 
 # The experiment's folder below the root imgs, results, ...
 folder() {
-    python_here -c 'import sys, config
+    python_here -c 'import sys, commandline, config
 from dataset import registry
-command, _ = config.parse(sys.argv[2:], "common.sh", registry.SPECS, extra=lambda group: None)
+command, _ = commandline.parse(sys.argv[2:], "common.sh", registry.SPECS, extra=lambda group: None)
 print(config.folder(command.config, sys.argv[1]))' "$1" "${trained[@]}"
 }

@@ -19,6 +19,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import commandline
 import config as config_module
 from dataset import registry
 from utils import CommandError, check_writable, exit_status, versions, write_json
@@ -186,7 +187,7 @@ def _run(argv: list[str]) -> None:
         from experiment import expand_from
 
         argv = expand_from(argv)
-    command, own = config_module.parse(["--mode", "eval", *argv], PROG, registry.SPECS, extra=_flags)
+    command, own = commandline.parse(["--mode", "eval", *argv], PROG, registry.SPECS, extra=_flags)
     if command.config.model == "vae":
         raise CommandError("--model vae has no sampler: diff or vanilla")
     if registry.SPECS[command.config.dataset].kind == "points":

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 import config as config_module
-from config import Command, Config, Parser, integer
+from commandline import Parser
+from config import Command, Config, integer
 from scripts import report_page as page
 from scripts import report_sources as sources
 from scripts.report_page import escape, measured, number

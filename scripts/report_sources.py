@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import config as config_module
 import plots
-from config import MODELS, MODES, PROGRAM, Config, did_you_mean, reads
+from config import MODELS, MODES, PROGRAM, Config, reads
 from experiment import checkpoints, find_checkpoint, open_record
 from metrics.measured import READERS
 from scripts.sweep import typed
-from utils import CommandError, file_hash, read_json
+from utils import CommandError, did_you_mean, file_hash, read_json
 
 FLAGS = {item.name: item for item in fields(Config)}
 # What makes each result file: a mode of run.py, or a program of its own.

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from config import Parser
+from commandline import Parser
 from metrics.disentanglement import interval
 from metrics.measured import READERS, Value
 from utils import CommandError, atomic, exit_status, read_json, write_json

@@ -21,8 +21,10 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+import commandline
 import config as config_module
-from config import MODES, PROGRAM, Command, Config, Parser, integer, reads
+from commandline import Parser
+from config import MODES, PROGRAM, Command, Config, integer, reads
 from dataset import registry
 from scripts import summary
 from utils import CommandError, exit_status
@@ -100,13 +102,13 @@ def runs_of(swept: dict[str, list[str]], seeds: int, shared: list[str]) -> list[
     for values in itertools.product(*swept.values()):
         chosen = dict(zip(swept, values, strict=True))
         words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
-        base = config_module.parse(["--mode", "train", *shared, *words], PROG, registry.SPECS)
+        base = commandline.parse(["--mode", "train", *shared, *words], PROG, registry.SPECS)
         # what the experiment's name does not tell, the tag does
         named = [f"{name}{value}" for name, value in chosen.items() if swept_flags()[name].metadata["kind"] != "model"]
         for seed in range(seeds):
             tag = "-".join(filter(None, (base.config.tag, *named, f"seed{seed}")))
             typed = ["--mode", "train", *shared, *words, "--r_seed", str(seed), "--tag", tag]
-            found.append(Run(config_module.parse(typed, PROG, registry.SPECS)))
+            found.append(Run(commandline.parse(typed, PROG, registry.SPECS)))
     return found
 
 

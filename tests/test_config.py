@@ -8,19 +8,8 @@ import pytest
 
 import eval_disentanglement
 import train_classifier
-from config import (
-    MODES,
-    Config,
-    build_parser,
-    folder,
-    from_stored,
-    on_own_schedule,
-    parse,
-    refuse_other_run,
-    to_dict,
-    trained,
-    words_of,
-)
+from commandline import build_parser, parse
+from config import MODES, Config, folder, from_stored, on_own_schedule, refuse_other_run, to_dict, trained, words_of
 from dataset import registry
 from utils import CommandError
 

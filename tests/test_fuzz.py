@@ -17,7 +17,8 @@ import eval_disentanglement
 import run
 import train_classifier
 import training
-from config import MODES, Config, folder, parse, to_dict
+from commandline import parse
+from config import MODES, Config, folder, to_dict
 from dataset import labels, registry
 from experiment import open_trained
 from metrics import fid

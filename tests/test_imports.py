@@ -14,6 +14,7 @@ ROWS = [
     {"experiment"},
     {"models"},
     {"metrics", "pretrained", "regularisers", "sampling", "information"},
+    {"commandline"},
     {"dataset", "config", "plots", "diffusion"},
     {"modules", "rng", "distributed", "utils", "fused"},
 ]

@@ -64,7 +64,7 @@ def with_own_set(tmp_path):
 
 
 def test_a_data_set_of_ones_own_is_read(with_own_set):
-    program = ("from dataset import registry; from config import parse;"
+    program = ("from dataset import registry; from commandline import parse;"
                "config = parse(['--dataset', 'mine'], 'run.py', registry.SPECS).config;"
                "parts = [registry.load(config.dataset, split, root='.') for split in registry.SPLITS];"
                "print([len(part) for part in parts], parts[0].shape, parts[0].images.std() > 60)")
@@ -113,8 +113,8 @@ def test_a_new_sampler(tmp_path):
     end = (ROOT / "sampling.py").read_text().splitlines(keepends=True)[-1]
     code = "".join(SAMPLER)
     suite = follow(tmp_path, {}, {"config.py": (names, names + SAMPLER_NAME), "sampling.py": (end, end + code)})
-    program = ("import torch, config, sampling; from dataset import registry; from rng import Rng; import diffusion;"
-               "made = config.parse(['--mode', 'eval', '--sampler', 'mean'], 'run.py', registry.SPECS).config;"
+    program = ("import torch, commandline, sampling, diffusion; from dataset import registry; from rng import Rng;"
+               "made = commandline.parse(['--mode', 'eval', '--sampler', 'mean'], 'run.py', registry.SPECS).config;"
                "grid = diffusion.linear_schedule(1e-3, 0.2, 60).grid(5); calls = [];"
                "zero = lambda x, logsnr, z=None: calls.append(1) or torch.zeros_like(x);"
                "x = sampling.sample(made.sampler, zero, Rng(0, torch.arange(7)), (3,), grid);"

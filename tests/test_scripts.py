@@ -12,7 +12,7 @@ import pytest
 import eval_disentanglement
 import gen_fid_stats
 import train_classifier
-from config import parse
+from commandline import parse
 from dataset import registry
 from run import check_served
 from scripts import compare_samplers, mmd_table, plot_results, summary, sweep

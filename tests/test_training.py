@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-import config as config_module
+import commandline
 import run
 import training
 from config import Config
@@ -542,7 +542,7 @@ def test_folders_that_cannot_be_written_are_refused_before_training(flag, capsys
 
 
 def stepper(words=""):
-    config = config_module.parse(f"{TINY} {VANILLA} {words}".split(), "run.py", registry.SPECS).config
+    config = commandline.parse(f"{TINY} {VANILLA} {words}".split(), "run.py", registry.SPECS).config
     dataset = part(config.dataset, "train")
     model = build_fresh(config, dataset.shape, fit_gaussian(dataset, 0), torch.device("cpu"))
     return training.Stepper(model, config, torch.device("cpu")), dataset.batch(range(BATCH))
@@ -611,7 +611,7 @@ def test_gradients_are_clipped_at_one():
 
 def test_the_rate_warms_up_to_twice_and_falls_along_a_cosine():
     def rates(words):
-        config = config_module.parse(f"{TINY} {words}".split(), "run.py", registry.SPECS).config
+        config = commandline.parse(f"{TINY} {words}".split(), "run.py", registry.SPECS).config
         return [training.learning_rate(step, 100, 10, config) for step in range(100)]
 
     cosine = rates("--learning_rate 1e-3")

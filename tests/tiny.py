@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+import commandline
 import config
 import experiment
 from dataset import registry
@@ -16,7 +17,7 @@ SMALL = "--unets_channels 4 --encoder_channels 4 --diffusion_steps 4 --a_dim 2 -
 
 def checkpoint(words: str, epoch: int = 1) -> Path:
     """Write model-{epoch}.pth of the model that a command line for run.py names; return its path."""
-    made = config.parse(f"{SMALL} --num_workers 0 {words}".split(), "run.py", registry.SPECS).config
+    made = commandline.parse(f"{SMALL} --num_workers 0 {words}".split(), "run.py", registry.SPECS).config
     dataset = experiment.load_data(made, "train")
     gaussian = experiment.fit_gaussian(dataset, 0)
     device = torch.device("cpu")

@@ -7,7 +7,7 @@ import torch
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-import config as configuration
+import commandline
 import train_classifier
 from dataset import registry
 from metrics import classification
@@ -224,7 +224,7 @@ def test_latents_stand_beside_noise_and_pixels(saved, capsys):
 
 
 def test_the_untrained_encoder_is_the_experiments_own_with_weights_of_the_seed(in_tmp):
-    command, _ = configuration.parse(EXPERIMENT, train_classifier.PROG, registry.SPECS, extra=train_classifier._flags)
+    command, _ = commandline.parse(EXPERIMENT, train_classifier.PROG, registry.SPECS, extra=train_classifier._flags)
     cfg = command.config
     images = registry.load("digits", "test").batch(np.arange(4)).numpy()
     first, again = (train_classifier._untrained(cfg, images) for _ in range(2))

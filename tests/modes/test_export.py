@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+import commandline
 import config
 import run
 from dataset import registry
@@ -157,7 +158,7 @@ def test_the_card_has_the_checkpoints_own_numbers_their_errors_and_their_command
     again = json.loads(next(Path("again").rglob("nll.json")).read_text())
     assert again["entries"] == record["entries"]
     (command,) = [line for line in text.splitlines() if line.startswith("python run.py --mode train")]
-    used = config.parse(shlex.split(command)[2:], "run.py", registry.SPECS).config
+    used = commandline.parse(shlex.split(command)[2:], "run.py", registry.SPECS).config
     assert all(getattr(used, name) == getattr(load(path, "cpu").stored, name)
                for name in (*config.names_of("model"), *config.names_of("training")))
 

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import SMALL, checkpoint
 
 import plots
-from config import parse
+from commandline import parse
 from dataset import registry
 from experiment import open_trained
 from metrics import classification

@@ -10,6 +10,7 @@ import torch
 from oracles import GaussianDenoiser, PairDenoiser
 from torch import nn
 
+import commandline
 import config as config_module
 from dataset import points, registry
 from diffusion import Gaussian, LogSNRProposal
@@ -43,7 +44,7 @@ class Oracle(nn.Module):
 def trained(tmp_path, *flags, network=None):
     """An untrained model of a command line, as if from a checkpoint."""
     folders = ["--result_folder", str(tmp_path / "results")]
-    command = config_module.parse([*flags, "--device", "cpu", *folders], "run.py", registry.SPECS)
+    command = commandline.parse([*flags, "--device", "cpu", *folders], "run.py", registry.SPECS)
     dataset = load_data(command.config, "train")
     gaussian = fit_gaussian(dataset, 0)
     model = build_fresh(command.config, dataset.shape, gaussian, torch.device("cpu")).eval().requires_grad_(False)

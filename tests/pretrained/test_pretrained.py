@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import config as config_module
+import commandline
 import utils
 from dataset import registry
 from diffusion import Gaussian
@@ -217,7 +217,7 @@ def test_what_a_state_dict_does_not_say_is_an_assumption(tmp_path):
 ])
 def test_a_schedule_typed_by_hand_is_the_networks(tmp_path, capsys, words, betas, scale):
     file, _ = small_file(tmp_path)
-    _, config, given = config_module.parse(
+    _, config, given = commandline.parse(
         f"--model vanilla --denoiser iddpm --init_from {file} {words}".split(), "run.py", registry.SPECS)
     gaussian = Gaussian(torch.zeros(64).double(), torch.ones(64).double(), None)
     model = build_fresh(config, (1, 8, 8), gaussian, torch.device("cpu"), given)

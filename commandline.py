@@ -1,0 +1,162 @@
+"""The command line: one parser of all flags, whose help shows what a mode reads, and `parse`, which makes a Command."""
+
+from __future__ import annotations
+
+import argparse
+
+from config import (
+    FIELDS,
+    FOREIGN_SCHEDULE,
+    MODES,
+    PROGRAM,
+    Command,
+    Config,
+    Mode,
+    check,
+    is_switch,
+    names_of,
+    normalise,
+    reads,
+)
+from utils import CommandError, did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, whose errors become our one-line ones and know what may have been meant. No abbreviations."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **options)
+
+    def error(self, message: str):
+        raise CommandError(message)
+
+    def parse_args(self, words=None, namespace=None):
+        found, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            flags = [name for action in self._actions for name in action.option_strings]
+            raise CommandError(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(unknown[0], flags)}")
+        return found
+
+    def _check_value(self, action, value):
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            choices = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(action, f"{error.message}{did_you_mean(str(value), choices)}") from None
+
+
+class _Help(argparse.HelpFormatter):
+    """Wide lines: a flag takes one or two."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30, width=118)
+
+
+def _default_text(item) -> str:
+    if item.metadata["unset"]:
+        return item.metadata["unset"]
+    if isinstance(item.default, tuple):
+        return " ".join(map(str, item.default))
+    if isinstance(item.default, bool):
+        return "on" if item.default else "off"
+    return str(item.default) or "none"
+
+
+_ALSO = {"epochs": ["-e"], "save_epochs": ["--save_epoch"]}  # published spellings beside a flag's own
+
+
+def _add_flag(parser, item, shown: bool) -> None:
+    options = dict(item.metadata["options"])
+    text = f"{item.metadata['help']} (default: {_default_text(item)})".replace("%", "%%")
+    if item.default is True or is_switch(item):
+        options["action"] = argparse.BooleanOptionalAction
+    elif isinstance(item.default, bool):
+        options["action"] = "store_true"
+    elif "choices" not in options:
+        options["metavar"] = _METAVARS.get(getattr(options.get("type"), "__name__", ""), "WORD")
+    names = [f"--{item.name.rstrip('_')}", *_ALSO.get(item.name, [])]
+    parser.add_argument(*names, dest=item.name, default=argparse.SUPPRESS, help=text if shown else argparse.SUPPRESS,
+                        **options)
+
+
+_METAVARS = {"whole number": "N", "number": "X", "path": "PATH"}
+_GROUPS = {"model": "what the model is", "training": "how it is trained", "run": "this call"}
+
+
+def build_parser(prog: str, mode: str | None = None, row: Mode | None = None) -> Parser:
+    """The parser of every flag. With a mode or a program's row, its help shows the flags that this one reads."""
+    row = row or MODES.get(mode)
+    trains = row is not None and "training" in row.uses
+    parser = Parser(prog=prog, description=(MODES[mode].about + ".") if mode else None, epilog=_example(prog, mode),
+                    usage=f"{prog} --mode {mode} [flags]" if mode else f"{prog} [flags]")
+    if row is not PROGRAM:
+        parser.add_argument("--mode", choices=tuple(MODES), default="train", metavar="MODE",
+                            help="what to do (default: train)")
+    for kind, title in _GROUPS.items():
+        short = kind == "model" and row is not None and not trains  # the flags that find a trained model, or --from
+        group = parser.add_argument_group(title, f"as it was trained, or --from; {prog} --help all lists the others"
+                                          if short else None)
+        for name in names_of(kind):
+            shown = row is None or (reads(row, mode, name) and (name in _FINDING or not short))
+            _add_flag(group, FIELDS[name], shown)
+    return parser
+
+
+_FINDING = ("model", "dataset", "a_dim", "kld_weight", "mmd_weight", "z_dropout", "loss", "tag")
+
+
+def _example(prog: str, mode: str | None) -> str | None:
+    """A command line to begin with, at the end of a mode's help."""
+    if mode is None:
+        return None
+    if "training" in MODES[mode].uses:
+        return f"example: python {prog} --mode {mode} --dataset digits --epochs 40 --learning_rate 1e-3"
+    return f"example: python {prog} --mode {mode} --from models/EXP"
+
+
+def parse(argv: list[str], prog: str, datasets: dict, extra=None) -> Command | tuple[Command, argparse.Namespace]:
+    """Turn a command line into a `Command`.
+
+    argv      the words after the program's name
+    extra     a function that adds a program's own flags to an argparse group; their namespace is then returned too
+    datasets  name -> the data set's Spec, for all sets that exist
+    Raises CommandError for an unknown flag, a value out of its range, a flag that has no effect here, or flags that
+    contradict each other.
+    """
+    if argv[:2] in (["--help", "all"], ["-h", "all"]):
+        build_parser(prog).parse_args(["--help"])
+    row = PROGRAM if extra and "--mode" not in argv else None
+    mode = None
+    if row is None:
+        first = Parser(add_help=False)
+        first.add_argument("--mode", choices=tuple(MODES))
+        mode = first.parse_known_args(argv)[0].mode
+    parser = build_parser(prog, mode, row)
+    own = [action.dest for action in _add_extra(parser, extra)]
+    typed = vars(parser.parse_args(argv))
+    others = argparse.Namespace(**{name: typed.pop(name) for name in own})
+    mode = typed.pop("mode", None)
+    given = frozenset(typed)
+    typed = {**FOREIGN_SCHEDULE.get(typed.get("denoiser"), {}), **typed}
+    config = Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
+    _refuse_unread(row or MODES[mode], mode, given)
+    config = normalise(config, datasets, given)
+    check(config, mode, given)
+    command = Command(mode, config, given)
+    return (command, others) if extra else command
+
+
+def _add_extra(parser: argparse.ArgumentParser, extra) -> list[argparse.Action]:
+    if extra is None:
+        return []
+    before = len(parser._actions)
+    extra(parser.add_argument_group("this program"))
+    return parser._actions[before:]
+
+
+def _refuse_unread(row: Mode, mode: str | None, given: frozenset[str]) -> None:
+    """Raise CommandError for a typed flag that the mode does not read."""
+    for name in sorted(given):
+        if not (FIELDS[name].metadata["anywhere"] or reads(row, mode, name)):
+            where = f"--mode {mode}" if mode else "this program"
+            raise CommandError(f"--{name} has no effect on {where}: leave it out")

@@ -1,0 +1,106 @@
+"""What a training run measures and draws of its averaged weights: held-out losses, the FID of samples, a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import plots
+from config import Config
+from dataset import registry
+from experiment.prepare import batches_of
+from information.likelihood import (
+    GAUSSIAN,
+    Mean,
+    average,
+    conditional,
+    continuous_nll,
+    error_curve,
+    profile,
+    unconditional,
+)
+from metrics.progress import Progress
+from rng import Rng
+from sampling import generate
+
+VALIDATION_ROWS = 1_000
+CURVE_POINTS, CURVE_BINS = 8, 20  # of the held-out error curve that --loss itd logs
+SCORE_STEPS = 20  # of the sampler, for --fid_epochs
+
+
+def scorer(dataset: registry.Dataset, config: Config, device: torch.device) -> Callable[[nn.Module], dict] | None:
+    """The FID of a model's samples, {fid, fid_se}, for --fid_epochs; None without it."""
+    if config.fid_epochs is None:
+        return None
+    classifier = Path(config.model_folder) / f"{config.dataset}_classifier.pth"
+    measure = Progress(dataset, classifier, device, config.batch_size)
+    steps = min(SCORE_STEPS, config.diffusion_steps)
+
+    def score(model: nn.Module) -> dict:
+        @torch.no_grad()  # in here: it is a thread's own, and images are drawn ahead in another one
+        def draw(numbers: Tensor) -> Tensor:
+            return generate(model, Rng(config.r_seed, numbers.to(device)), steps=steps, sampler="dpmpp")
+
+        return measure(draw)
+
+    return score
+
+
+@torch.no_grad()
+def validation(model: nn.Module, held_out: registry.Dataset, config: Config, device: torch.device) -> dict:
+    """Loss terms on held-out images with noise that is the same at every epoch: means and standard errors."""
+    rows = range(min(len(held_out), VALIDATION_ROWS))
+    values: dict[str, list[Tensor]] = {}
+    batch = config.batch_size if config.has_latent else _validation_batch(held_out, config)  # the MMD is of a batch
+    for indices, x in batches_of(held_out, batch, device, rows):
+        if config.has_latent and len(x) < model.latent.smallest_batch:
+            continue
+        given = None if held_out.given is None else torch.from_numpy(held_out.given[indices.numpy()]).to(device)
+        for name, term in model(x, Rng(config.r_seed, indices.to(device)), given).items():
+            values.setdefault(name, []).append(term.double().reshape(-1))
+    joined = {name: torch.cat(parts) for name, parts in values.items()}
+    means = {name: value.mean().item() for name, value in joined.items()}
+    errors = {name: (v.std() / math.sqrt(len(v))).item() for name, v in joined.items() if len(v) > 1}
+    if config.loss == "simple":
+        return {"val": means, "val_se": errors}
+    held_out_nll, curve = validation_curve(model, held_out, config, device, rows)
+    means["nll_nats"], errors["nll_nats"] = held_out_nll
+    return {"val": means, "val_se": errors, "curve": curve}
+
+
+def _validation_batch(held_out: registry.Dataset, config: Config) -> int:
+    """Rows at once: of points all, since a call of a small network takes the same time for 64 and for 1,000."""
+    return VALIDATION_ROWS if len(held_out.shape) == 1 else config.batch_size
+
+
+def validation_curve(model: nn.Module, held_out: registry.Dataset, config: Config, device: torch.device,
+                     rows: range) -> tuple[Mean, dict[str, list[float]]]:
+    """The held-out bound in nats, and the error over log-SNR beside the Gaussian's, given z where there is one."""
+    stream = batches_of(held_out, _validation_batch(held_out, config), device, rows)
+    batches = [(index.to(device), x) for index, x in stream]
+    estimator = unconditional(model.denoise)
+    if config.model == "diff":
+        given = held_out.given
+        codes = [model.encode(x) for _, x in batches] if given is None else [torch.from_numpy(given[: len(rows)])]
+        estimator = conditional(model.denoise, torch.cat(codes).to(device))
+    proposal = model.objective.proposal
+    curve = error_curve({"model": estimator}, batches, model.gaussian, proposal, CURVE_POINTS, config.r_seed)
+    shapes = {name: profile(curve, curve.errors[name], CURVE_BINS) for name in ("model", GAUSSIAN)}
+    columns = {"logsnr": shapes["model"].logsnr.tolist()} | {name: s.mean.tolist() for name, s in shapes.items()}
+    return average(continuous_nll(curve, "model")), columns
+
+
+@torch.no_grad()
+def show_samples(model: nn.Module, config: Config, path: Path, device: torch.device) -> Path:
+    """The grid of samples drawn during training, from --sampling_number fixed seeds; its path."""
+    rng = Rng(config.r_seed, torch.arange(config.sampling_number, device=device))
+    x = generate(model, rng)
+    if x.dim() == 4:
+        plots.image_grid(x, path)
+    else:
+        plots.scatter(x[:, :2].cpu().numpy(), path, "samples")
+    return path
