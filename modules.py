@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fused import fused
 
 Modulation = tuple[Tensor, Tensor]  # (scale, shift), each [B, C]
+SLOWEST, FASTEST = 0.25, 4.0  # waves of a point's coordinates, radians a unit
 SMALL = 2**16  # pixels times keys up to which two matrix products are faster attention on a CPU than torch's own
 
 
@@ -80,18 +81,15 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
-def sinusoids(value: Tensor, features: int, slowest: float = 1e-2, fastest: float = 4.0,
-              damped: bool = False) -> Tensor:
+def sinusoids(value: Tensor, features: int, slowest: float = 1e-2, fastest: float = 4.0) -> Tensor:
     """Sines and cosines of `value` at geometric frequencies, radians a unit. [...] -> [..., features]
 
-    The default range resolves a quarter of a unit of log-SNR and does not repeat within a thousand. `damped` divides
-    the waves of frequency f > 1 by f^2: no second derivative exceeds 1.
+    The default range resolves a quarter of a unit of log-SNR and does not repeat within a thousand.
     """
     count = features // 2
     frequency = torch.exp(torch.linspace(math.log(slowest), math.log(fastest), count, device=value.device))
     angle = value.float()[..., None] * frequency
-    waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
-    return waves / frequency.clamp(min=1).square().repeat(2) if damped else waves
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 class TimeEmbedding(nn.Module):
@@ -378,8 +376,8 @@ class LatentMLP(nn.Module):
 class PointMLP(nn.Module):
     """The denoiser of points: sinusoidal features of every coordinate and of log-SNR, residual hidden layers.
 
-    A wave of frequency f > 1 enters divided by f^2, so that none bends more than another: undamped, the fast ones that
-    fine shapes need ripple the estimate of smooth ones (on a normal distribution, by half of the excess error).
+    size    of each wave: 1. Checkpoints without it divide the waves of frequency f > 1 by f^2, as all did once, and
+            were slower on fine shapes
     """
 
     def __init__(self, dim: int, hidden: int, z_dim: int = 0, null: bool = False, layers: int = 3, features: int = 8):
@@ -388,6 +386,7 @@ class PointMLP(nn.Module):
         self.z_dim, self.features = z_dim, features
         self.embed_time = TimeEmbedding(32, width, fastest=1.0)
         self.embed_z = LatentEmbedding(z_dim, width, tokens=False, null=null) if z_dim else None
+        self.register_buffer("size", torch.ones(features))  # of each wave
         self.first = nn.Linear(dim * (1 + features), hidden)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(layers))
         self.by_time = nn.ModuleList(nn.Linear(width, 2 * hidden) for _ in range(layers))
@@ -397,12 +396,18 @@ class PointMLP(nn.Module):
         time = self.embed_time(logsnr)
         if self.embed_z is not None:
             time = time + self.embed_z(z, keep, len(x))
-        waves = sinusoids(x, self.features, slowest=0.25, fastest=4.0, damped=True).flatten(1)
-        h = self.first(torch.cat([x, waves], dim=1))
+        waves = sinusoids(x, self.features, SLOWEST, FASTEST) * self.size
+        h = self.first(torch.cat([x, waves.flatten(1)], dim=1))
         for layer, by_time in zip(self.layers, self.by_time, strict=True):
             scale, shift = by_time(time).chunk(2, dim=1)
             h = h + layer(F.silu(torch.addcmul(shift, h, 1 + scale)))
         return self.last(F.silu(h))
+
+    def _load_from_state_dict(self, state, prefix, *rest) -> None:
+        if f"{prefix}size" not in state:
+            frequency = torch.exp(torch.linspace(math.log(SLOWEST), math.log(FASTEST), self.features // 2))
+            state[f"{prefix}size"] = frequency.clamp(min=1).square().reciprocal().repeat(2)
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 def mlp(inside: int, hidden: int, outside: int) -> nn.Sequential:

@@ -188,3 +188,19 @@ def test_classifier_features_serve_any_size():
         network = Classifier(1, size, 10, width=4)
         assert network.features(normal(2, 1, size, size)).shape == (2, 16)
         assert network(normal(2, 1, size, size)).shape == (2, 10)
+
+
+def test_point_weights_from_before_the_waves_had_a_size_mean_what_they_meant():
+    network, x, a = PointMLP(2, 16), normal(5, 2), torch.zeros(5)
+    torch.nn.init.normal_(network.last.weight)
+    old = {name: value for name, value in network.state_dict().items() if name != "size"}
+    network.load_state_dict(old)
+    frequency = torch.tensor([0.25, 0.25 * 16 ** (1 / 3), 0.25 * 16 ** (2 / 3), 4.0])
+    angle = x[..., None] * frequency
+    waves = torch.cat([angle.cos(), angle.sin()], -1) / frequency.clamp(min=1).square().repeat(2)
+    h = network.first(torch.cat([x, waves.flatten(1)], 1))
+    for layer, by_time in zip(network.layers, network.by_time, strict=True):
+        scale, shift = by_time(network.embed_time(a)).chunk(2, 1)
+        h = h + layer(torch.nn.functional.silu(shift + h * (1 + scale)))
+    assert torch.allclose(network(x, a), network.last(torch.nn.functional.silu(h)), atol=1e-5)
+    assert PointMLP(2, 16).size.eq(1).all()
