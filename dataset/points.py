@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dataset.base import Spec
+from dataset.base import Given, Spec
 
 if TYPE_CHECKING:
     import torch
@@ -217,15 +217,15 @@ def count(name: str, split: str) -> int:
     return 20_000 if (name, split) == ("scg", "train") else _COUNTS[split]
 
 
-def draw(spec: Spec, split: str) -> tuple[np.ndarray, np.ndarray | None, float | None]:
-    """The points of a split, the same on every call: x float32 [N, n]; for `mvn` its z [N, n] and I(x; z) in nats."""
+def draw(spec: Spec, split: str) -> tuple[np.ndarray, Given | None]:
+    """The points of a split, the same on every call: x float32 [N, n]; for `mvn` its z."""
     # The older generator: its numbers are frozen across versions of numpy.
     rng, number = np.random.RandomState(zlib.crc32(f"{spec.name}/{split}".encode())), count(spec.name, split)
     if not spec.gives_z:
-        return LAWS[spec.name].sample(rng, number).astype(np.float32), None, None
+        return LAWS[spec.name].sample(rng, number).astype(np.float32), None
     dim, covariance = spec.size, mvn_covariance(spec.size)
     values = Mixture(np.ones(1), np.zeros((1, 2 * dim)), covariance[None]).sample(rng, number).astype(np.float32)
-    return values[:, :dim], values[:, dim:], gaussian_mutual_information(covariance, dim)
+    return values[:, :dim], given_normal(values, covariance, dim)
 
 
 def law(name: str, dim: int = 2) -> Mixture | Polyline | Square:
@@ -242,6 +242,18 @@ def law(name: str, dim: int = 2) -> Mixture | Polyline | Square:
 def mvn_covariance(dim: int) -> np.ndarray:
     """Covariance of (x, z), `dim` coordinates each, unit variances, every correlation one half: [2 dim, 2 dim]."""
     return 0.5 * np.eye(2 * dim) + 0.5
+
+
+def given_normal(values: np.ndarray, covariance: np.ndarray, dim: int) -> Given:
+    """z of jointly normal rows (x, z) [N, 2 dim], along the axes of its covariance given x, where it is independent.
+
+    E(z|x) = S_zx S_x^-1 x,  Cov(z|x) = S_z - S_zx S_x^-1 S_xz
+    """
+    across = np.linalg.solve(covariance[:dim, :dim], covariance[:dim, dim:])  # S_x^-1 S_xz
+    variances, axes = np.linalg.eigh(covariance[dim:, dim:] - covariance[dim:, :dim] @ across)
+    x, z = values[:, :dim].astype(np.float64), values[:, dim:]
+    logvar = np.tile(np.log(variances), (len(z), 1))
+    return Given(z, gaussian_mutual_information(covariance, dim), normal=(x @ across @ axes, logvar, z @ axes))
 
 
 def gaussian_mutual_information(covariance: np.ndarray, dim: int) -> float:

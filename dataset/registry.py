@@ -114,9 +114,12 @@ def _load_points(spec: Spec, split: str, size, channels, dim, limit) -> Dataset:
         flag = "--input_size" if size is not None else "--input_channels"
         raise CommandError(f"{flag} is for images; --dataset {spec.name} holds points")
     spec = replace(spec, size=dim or spec.size)
-    x, given, exact_mi = _READERS[spec.name].draw(spec, split)
-    x, given = x[:limit], None if given is None else given[:limit]
-    return Dataset(spec, split, np.arange(len(x)), x, given=given, exact_mi=exact_mi, known=f"{spec.name}:{spec.size}")
+    x, channel = _READERS[spec.name].draw(spec, split)
+    x = x[:limit]
+    dataset = Dataset(spec, split, np.arange(len(x)), x, known=f"{spec.name}:{spec.size}")
+    if channel is not None:
+        dataset.channel, dataset.given, dataset.exact_mi = channel, channel.z[:limit], channel.exact_mi
+    return dataset
 
 
 def stream(dataset: Dataset, index_lists, device="cpu", num_workers: int = 0):

@@ -107,6 +107,16 @@ def test_information_of_normal_pairs_whose_correlations_are_all_one_half(dim, kn
     assert pairs.shape == (dim,) and pairs.given.shape == (8_000, dim) and pairs.given.dtype == np.float32
 
 
+def test_z_of_normal_pairs_is_normal_given_x_along_its_own_axes():
+    """The log-density of z given x is that of the pair over that of x."""
+    dim, pairs = 3, registry.load("mvn", "val", dim=3, limit=200)
+    mean, logvar, value = pairs.channel.normal
+    given = stats.norm(mean, np.exp(logvar / 2)).logpdf(value).sum(1)[:200]
+    both, x = (stats.multivariate_normal(np.zeros(n), points.mvn_covariance(dim)[:n, :n]) for n in (2 * dim, dim))
+    joint = np.concatenate([pairs.images, pairs.given], axis=1)
+    np.testing.assert_allclose(given, both.logpdf(joint) - x.logpdf(pairs.images), atol=1e-5)
+
+
 def test_samples_of_normal_pairs_carry_that_information():
     """A plug-in estimate from the sample covariance, whose bias at 20,000 points is near dim^2 / 2N."""
     test = registry.load("mvn", "test", dim=3)

@@ -147,6 +147,9 @@ def test_mutual_information_of_given_pairs_is_the_known_value(tmp_path):
     assert record["exact_nats"] == pytest.approx(0.2939, abs=1e-4)
     assert record["usable_nats"]["difference"] == pytest.approx(0.2939, abs=0.03)
     assert record["usable_nats"]["orthogonal"] == pytest.approx(0.2939, abs=0.03)
+    low, high = record["bracket_nats"]["interval"]
+    assert low < 0.2939 < high < low + 0.2
+    assert record["usable_nats"]["inside"]
     assert all(check["passed"] for check in record["checks"])
 
 
