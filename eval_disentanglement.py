@@ -50,7 +50,7 @@ class Latents:
     labels: np.ndarray  # [N, K] int, each column's values numbered from 0 in their order
     label_names: list[str]  # K
     split: str
-    origin: dict  # the hash of the checkpoint that encoded them, and its config; None where the file does not tell
+    origin: dict  # the hash of the checkpoint that encoded them, and its config; None where the file does not say
 
     @property
     def are_attributes(self) -> bool:
@@ -98,7 +98,7 @@ def read_latents(path: Path, rows: int, seed: int) -> Latents:
                    codes_origin(arrays))
 
 
-def information(latents: Latents, tau: float, seed: int) -> dict:
+def information_matrix(latents: Latents, tau: float, seed: int) -> dict:
     """Bounds of I(z_d; label_k), [L][K] each: in nats, with noise of `tau` deviations where the codes have none."""
     import torch
 
@@ -219,7 +219,7 @@ def _run(argv: list[str]) -> None:
         scores = disentanglement.evaluate(
             latents.codes, latents.labels, metrics, own.predictor, own.folds, cfg.r_seed, own.jobs
         )
-        found = information(latents, cfg.tau[0], cfg.r_seed)
+        found = information_matrix(latents, cfg.tau[0], cfg.r_seed)
         shown = {**scores["matrices"], "interval": {"information": (found["lower"] + found["upper"]).clip(min=0) / 2}}
         own_pictures = pictures(latents, shown, folder, number, cfg.format)
         drawn |= own_pictures

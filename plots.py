@@ -299,7 +299,7 @@ def density(sides, log_density, points, samples, path: str | Path) -> None:
     save(figure, path)
 
 
-def information(record: dict, folder: str | Path, form: str = "png") -> None:
+def information_figures(record: dict, folder: str | Path, form: str = "png") -> None:
     """The figures of one mutual_info.json: over tau and per latent dimension; over log-SNR what the denoiser uses."""
     folder = Path(folder)
     if record.get("curves"):

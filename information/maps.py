@@ -90,7 +90,7 @@ def ratio(part: Tensor, whole: Tensor) -> Mean:
 
 
 def gaps_of_reader(network: nn.Module, z: Tensor, names: list[str]) -> Gaps:
-    """sqrt(s(-a)) grad log q(z | x_a, a) of a network of `levels.py`; z [N, .] by index.
+    """sqrt(s(-a)) grad log q(z | x_a, a) of a network of `by_logsnr.py`; z [N, .] by index.
 
     names   of each head's label; a single name is that of all heads together
     """

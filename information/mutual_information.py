@@ -26,7 +26,7 @@ UNCONDITIONAL = "unconditional"
 
 
 @dataclass(frozen=True)
-class Information:
+class Forms:
     """The usable information, sample by sample and over log-SNR.
 
     difference, orthogonal  [N] nats, the two forms
@@ -38,7 +38,7 @@ class Information:
     gap: Profile
 
 
-def information_curve(
+def usable_curve(
     without_z, with_z: dict[str, tuple], batches: Iterable[tuple[Tensor, Tensor]], gaussian: Gaussian,
     proposal: LogSNRProposal, npoints: int, seed: int, **bar,
 ) -> Curve:
@@ -46,7 +46,7 @@ def information_curve(
 
     without_z   a denoiser
     with_z      name -> (denoiser, z [N, a_dim] by sample index)
-    bar         `progress` and `count` of density.error_curve
+    bar         `progress` and `count` of likelihood.error_curve
     """
     estimators = {UNCONDITIONAL: unconditional(without_z)}
     estimators |= {name: conditional(denoiser, z) for name, (denoiser, z) in with_z.items()}
@@ -58,10 +58,10 @@ def _distance(name: str) -> str:
     return f"{UNCONDITIONAL} to {name}"
 
 
-def information(curve: Curve, name: str, bins: int = 25) -> Information:
-    """Both forms for the denoiser `name` of an `information_curve`."""
+def both_forms(curve: Curve, name: str, bins: int = 25) -> Forms:
+    """The usable information of the denoiser `name`, from a `usable_curve`."""
     gap = curve.gap(name, reference=UNCONDITIONAL)
-    return Information(
+    return Forms(
         difference=0.5 * curve.integral(gap),
         orthogonal=0.5 * curve.integral(curve.errors[_distance(name)]),
         gap=profile(curve, gap, bins),

@@ -40,7 +40,7 @@ def manipulate(command: Command) -> None:
     codes = encode_split(trained, train, len(positive)).numpy()
     score = classification.evaluate(codes, positive[:, None], [config.label], folds=5, seed=config.r_seed, jobs=1)
     step = torch.from_numpy(classification.direction(codes, positive, config.r_seed)) * math.sqrt(config.a_dim)
-    print(f"{config.label}: {positive.mean():.1%} of {len(codes)} training images; told from z with AUROC "
+    print(f"{config.label}: {positive.mean():.1%} of {len(codes)} training images; AUROC of z "
           f"{score['mean']:.3f} +- {score['se']:.3f} (linear, five folds)")
 
     strengths = torch.tensor(config.strengths, device=trained.device)[:, None]

@@ -16,7 +16,7 @@ from experiment import Trained, open_trained
 from experiment.intervals import Latent, codes_of_file, codes_of_model, given_latent, latents_of
 from experiment.measuring import Sample, provenance
 from information.interval import check_order, check_taus
-from modes.levels import curves
+from modes.by_logsnr import curves
 from modes.usable import usable_information, why_not
 from utils import (
     check_writable,
@@ -114,7 +114,7 @@ def with_usable(record: dict, latents: list[Latent], usable) -> dict:
         **record, **parts[0], **usable.shared, "over_tau": parts if record["over_tau"] else None,
         "checks": record["checks"] + [vars(check) for part in checks for check in part], "reliance_nats": relied,
         "curves": {latent.name: found.gap.columns()
-                   for latent, found in zip(latents, usable.informations, strict=True)},
+                   for latent, found in zip(latents, usable.forms, strict=True)},
     }
 
 
@@ -134,7 +134,7 @@ def report(record: dict, path: Path, form: str) -> None:
         if key in record:
             print(f"\n{title}, {key}:\n" + map_table(record[key]["of"]))
     print(f"results: {path}", flush=True)
-    plots.information(record, path.parent, form)
+    plots.information_figures(record, path.parent, form)
 
 
 def information_table(record: dict) -> str:

@@ -14,12 +14,12 @@ from information.interval import Bracket, Check, check_usable
 from information.likelihood import average
 from information.maps import gaps_of_denoiser
 from information.mutual_information import (
-    Information,
-    information,
-    information_curve,
+    Forms,
+    both_forms,
     lost_below,
     reliance,
     scramble,
+    usable_curve,
 )
 from models import InfoDiff
 from modes.maps import ENTRIES, Maps
@@ -29,14 +29,14 @@ from modes.maps import ENTRIES, Maps
 class Usable:
     """What was found of every latent, in their order, and what is said of all of them."""
 
-    informations: list[Information]
+    forms: list[Forms]
     relied: list | None  # a Mean an entry of the first latent
     shared: dict
     maps: Maps | None  # of images: of the first latent and of the entries relied on most
 
     def part(self, i: int, latent: Latent) -> tuple[dict, list[Check]]:
         """What stands in the result file of the i-th latent, and its checks."""
-        difference, orthogonal = average(self.informations[i].difference), average(self.informations[i].orthogonal)
+        difference, orthogonal = average(self.forms[i].difference), average(self.forms[i].orthogonal)
         forms = {"difference": difference, "orthogonal": orthogonal}
         found = {"usable_nats": {
             "difference": difference.mean, "difference_se": difference.se,
@@ -80,7 +80,7 @@ def usable_information(trained, sample: Sample, latents: list[Latent]) -> Usable
     if relied:
         mixed = torch.cat([scramble(given[0][:, :a_dim]), given[0][:, a_dim:]], dim=1)
         with_z["scrambled"] = model.denoise, mixed
-    curve = information_curve(
+    curve = usable_curve(
         model.denoise, with_z, sample.batches(), model.gaussian, proposal, config.npoints, config.r_seed,
         progress=f"errors with and without z, {sample.split}", count=sample.count,
     )
@@ -92,7 +92,7 @@ def usable_information(trained, sample: Sample, latents: list[Latent]) -> Usable
         maps = Maps(sample, (proposal.low, proposal.high), config.r_seed)
         maps.add(gaps_of_denoiser(model.denoise, given[0], latents[0].name, most))
     return Usable(
-        [information(curve, latent.name) for latent in latents], losses,
+        [both_forms(curve, latent.name) for latent in latents], losses,
         {"usable_images": sample.count, "npoints": config.npoints, "logsnr_range": [proposal.low, proposal.high],
          "range": range_note(model, proposal), "reference": reference_of(model.gaussian),
          "lost_below_range_nats": lost},

@@ -6,7 +6,8 @@ Takes nll.json and mutual_info.json files, or folders that are searched for them
     bounds.md           all bounds, a row each
     training.png        training and validation loss of the same experiments, from their metrics.jsonl
     information.md      every mutual_info.json: the interval of I(x; z), what the denoiser uses, the checks
-    information.png     the same of the experiments, over the flag --by where it is given, e.g. --by mmd_weight
+    information.png     the same of the experiments, over the flag --by where it is given, e.g. --by mmd_weight, or over
+                        the training step of the checkpoint, --by step
     information_tau.png bounds of I(x; z + noise) over the deviation of the noise, where the encoder is deterministic
 """
 
@@ -24,6 +25,7 @@ from modes.nll import bounds_table
 from utils import CommandError, atomic, read_json
 
 PROG = "python -m scripts.plot_results"
+STEP = "step"  # of --by: no flag, but how long the checkpoint was trained
 
 
 
@@ -77,14 +79,21 @@ def draw_training(records: list[dict], output: Path) -> None:
         plots.lines(series, output / "training.png", "denoising loss", "epoch", " or ".join(sorted(units)))
 
 
+def place_of(record: dict, by: str):
+    """Where on the axis of information.png a record stands."""
+    return record["step"] if by == STEP else getattr(record["config"], by)
+
+
 def draw_information(records: list[dict], output: Path, by: str | None) -> None:
     """Bounds of I(x; z) and usable information, an experiment a place; noisy latents as curves over tau besides."""
     parts = [f"## {record['config'].experiment}\n\n{information_table(record)}" for record in records]
     write_text(output / "information.md", "\n\n".join(parts))
     if by:
-        records = sorted(records, key=lambda record: getattr(record["config"], by))
-    places = [getattr(record["config"], by) if by else i for i, record in enumerate(records)]
-    series = {}
+        records = sorted(records, key=lambda record: place_of(record, by))
+    places = [place_of(record, by) if by else i for i, record in enumerate(records)]
+    known = [(place, record["exact_nats"]) for place, record in zip(places, records, strict=True)
+             if record.get("exact_nats") is not None]
+    series = {"I(x; z), exact": tuple(zip(*known, strict=True))} if known else {}
     for label in ("lower", "upper"):
         known = [(place, record["bracket_nats"][label], record["bracket_nats"][f"{label}_se"])
                  for place, record in zip(places, records, strict=True) if record["bracket_nats"]]
@@ -112,8 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", help="result files, or folders that hold them")
     parser.add_argument("--output", type=Path, default=Path("figures"), help="folder of the figures (default: figures)")
-    parser.add_argument("--by", choices=config_module.names_of("model"), metavar="FLAG",
-                        help="numeric flag of the model to draw information.png over, e.g. mmd_weight")
+    parser.add_argument("--by", choices=(*config_module.names_of("model"), STEP), metavar="FLAG",
+                        help="numeric flag of the model to draw information.png over, e.g. mmd_weight; or step")
     return parser
 
 

@@ -232,14 +232,14 @@ def traversal(one: Experiment, number_: int, data: dict) -> str:
     largest = max((middles[d] for d in found.dimensions) if middles else share) or 1.0
     cards = []
     for row, d in enumerate(found.dimensions.tolist()):
-        told = [f"{nats[d][0]:.2f} .. {nats[d][1]:.2f} nats"] if nats else []
+        facts = [f"{nats[d][0]:.2f} .. {nats[d][1]:.2f} nats"] if nats else []
         if d < len(lost):
-            told.append(f"denoiser loses {lost[d]['mean']:.2g} ± {lost[d]['se']:.1g}")
-        told.append(f"moves pixels by {' / '.join(f'{change:.0%}' for change in found.change[row])}")
+            facts.append(f"denoiser loses {lost[d]['mean']:.2g} ± {lost[d]['se']:.1g}")
+        facts.append(f"moves pixels by {' / '.join(f'{change:.0%}' for change in found.change[row])}")
         own = middles[d] if middles else share[row]
         cards.append((own, page.card(row, f"z{d}", int(found.start[row]), values - 1,
                                      [f"from {kind} x_T" if kind else "decoded" for kind in found.kinds],
-                                     "; ".join(told), own / largest)))
+                                     "; ".join(facts), own / largest)))
     cards.sort(key=lambda pair: -pair[0])
     pinned = ("Left: from the x<sub>T</sub> inferred from the image, which pins most of the picture; right: from a "
               "random x<sub>T</sub>, where z alone decides, and its range below. ") if kinds > 1 else ""

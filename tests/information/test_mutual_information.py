@@ -9,11 +9,11 @@ from oracles import PairDenoiser
 from diffusion import Gaussian, proposal_for
 from information.likelihood import average
 from information.mutual_information import (
-    information,
-    information_curve,
+    both_forms,
     lost_below,
     reliance,
     scramble,
+    usable_curve,
 )
 
 
@@ -35,7 +35,7 @@ def measured(oracle, count=8000, npoints=32, z_of=lambda z: z, extra=None):
     x, z = oracle.sample(count, seed=1)
     gaussian = Gaussian.fit([x], None)
     with_z = {"conditional": (oracle, z_of(z)), **(extra(z) if extra else {})}
-    return information_curve(oracle, with_z, batches_of(x), gaussian, proposal_for(gaussian), npoints, seed=0)
+    return usable_curve(oracle, with_z, batches_of(x), gaussian, proposal_for(gaussian), npoints, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def measured(oracle, count=8000, npoints=32, z_of=lambda z: z, extra=None):
 def test_ideal_denoisers_of_normal_pairs(covariance, known):
     oracle = PairDenoiser(covariance, len(covariance) // 2)
     assert oracle.exact_mi == pytest.approx(known, abs=1e-4)
-    found = information(measured(oracle), "conditional")
+    found = both_forms(measured(oracle), "conditional")
     for form in (found.difference, found.orthogonal):
         mean, se = average(form)
         assert se < 0.02
@@ -61,19 +61,19 @@ def test_gaussian_channel():
     x = torch.diag(spectrum)
     covariance = torch.cat([torch.cat([x, x], 1), torch.cat([x, x + sigma**2 * torch.eye(3)], 1)])
     known = 0.5 * torch.log1p(spectrum / sigma**2).sum().item()
-    found = information(measured(PairDenoiser(covariance, 3)), "conditional")
+    found = both_forms(measured(PairDenoiser(covariance, 3)), "conditional")
     assert average(found.difference).mean == pytest.approx(known, abs=0.03)
     assert average(found.orthogonal).mean == pytest.approx(known, abs=0.03)
 
 
 def test_independent_z_carries_nothing():
-    found = information(measured(PairDenoiser(torch.eye(4), 2)), "conditional")
+    found = both_forms(measured(PairDenoiser(torch.eye(4), 2)), "conditional")
     assert found.orthogonal.abs().max() < 1e-6
     assert found.difference.abs().max() < 1e-4
 
 
 def test_mismatched_z_is_told_apart_by_the_difference_alone():
-    found = information(measured(PairDenoiser(pairs(2, 0.8), 2), z_of=lambda z: z.roll(1, 0)), "conditional")
+    found = both_forms(measured(PairDenoiser(pairs(2, 0.8), 2), z_of=lambda z: z.roll(1, 0)), "conditional")
     assert average(found.difference).mean < -1
     assert average(found.orthogonal).mean > 0
 
@@ -101,8 +101,8 @@ def test_more_noise_on_z_leaves_less_information():
     noise = torch.randn(4000, 1, generator=torch.Generator().manual_seed(2))
     gaussian = Gaussian.fit([x], None)
     with_z = {f"{tau}": (noisy(tau), x + tau * noise) for tau in taus}
-    curve = information_curve(noisy(1.0), with_z, batches_of(x), gaussian, proposal_for(gaussian), 16, seed=0)
-    found = [information(curve, f"{tau}") for tau in taus]
+    curve = usable_curve(noisy(1.0), with_z, batches_of(x), gaussian, proposal_for(gaussian), 16, seed=0)
+    found = [both_forms(curve, f"{tau}") for tau in taus]
     for tau, one in zip(taus, found, strict=True):
         assert average(one.difference).mean == pytest.approx(0.5 * math.log1p(1 / tau**2), abs=0.05)
 

@@ -12,6 +12,7 @@ from torch import nn
 
 import commandline
 import config as config_module
+import plots
 from dataset import points, registry
 from diffusion import Gaussian, LogSNRProposal
 from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data, measuring, prepare
@@ -271,7 +272,7 @@ def test_the_interval_of_a_file_of_codes(tmp_path, stochastic, monkeypatch, caps
     assert "broken.npz" in capsys.readouterr().err
 
 
-def test_plot_results_draws_from_result_files_alone(tmp_path, capsys):
+def test_plot_results_draws_from_result_files_alone(tmp_path, capsys, monkeypatch):
     oracle = GaussianDenoiser(torch.zeros(3), torch.from_numpy(points.mvn_covariance(3)[:3, :3]))
     run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--dataset", "mvn", "--a_dim", "3", "--loss", "itd",
                   "--npoints", "4", "--num_images", "50", network=oracle)
@@ -281,6 +282,12 @@ def test_plot_results_draws_from_result_files_alone(tmp_path, capsys):
                   "0.1", "--npoints", "4", "--num_images", "50", network=PairDenoiser(covariance, 2))
     mutual_info.measure_information(run)
     output = tmp_path / "figures"
+    for by, place in (("a_dim", 2), ("step", 10)):
+        series = {}
+        monkeypatch.setattr(plots, "lines", lambda found, *rest, series=series, **options: series.update(found))
+        assert plot_results.main([str(tmp_path / "results"), "--output", str(output), "--by", by]) == 0
+        assert series["I(x; z), exact"] == ((place,), (pytest.approx(0.2939, abs=1e-4),))
+    monkeypatch.undo()
     assert plot_results.main([str(tmp_path / "results"), "--output", str(output), "--by", "a_dim"]) == 0
     drawn = {path.name for path in output.iterdir()}
     assert {"errors.png", "bounds.md", "information.md", "information.png"} == drawn

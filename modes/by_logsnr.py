@@ -14,14 +14,14 @@ from dataset import shapes3d
 from experiment import fit_gaussian
 from experiment.intervals import Latent
 from experiment.measuring import Sample
-from information.levels import Critic, Heads, exact_images, exact_levels, fit, measure, surprise
+from information.by_logsnr import Critic, Heads, exact_curve, exact_images, fit, joint_surprise, measure, surprise
 from information.likelihood import Mean, average
 from information.maps import gaps_of_reader
 from modes.maps import Maps
 from rng import Rng
 
 GRID = 13  # log-SNRs at which a curve is measured
-HIGHEST = 12.0  # above, 8-bit images have told all they tell
+HIGHEST = 12.0  # above, 8-bit images add nothing
 EXACT_ROWS, EXACT_SIZE, EXACT_VALUES = 100, 8, 400  # for which the exact curve of shapes3d is worked out
 
 
@@ -40,8 +40,8 @@ class Curves:
         self.x = torch.cat([x for _, x in sample.batches()])
         self.maps = Maps(sample, self.ends, self.config.r_seed)
 
-    def heads(self, sizes: tuple[int, ...]) -> Heads:
-        return Heads(self.sample.dataset.shape, sizes, gaussian=self.gaussian)
+    def heads(self, sizes: tuple[int, ...], chained: bool) -> Heads:
+        return Heads(self.sample.dataset.shape, sizes, chained, gaussian=self.gaussian)
 
     def critic(self, z: Tensor) -> Critic:
         return Critic(self.sample.dataset.shape, z.shape[1], gaussian=self.gaussian)
@@ -77,10 +77,10 @@ class Curves:
         if dataset.channel is not None and dataset.channel.classes is not None:
             _, came, sizes, *_ = dataset.channel.classes
             z, z_train = torch.from_numpy(came[:count]), torch.from_numpy(known.channel.classes[1])
-            even = torch.tensor(sizes).double().log().expand(count, -1)
-            entropy = surprise(z) if dataset.spec.entropy is None else even
-            nats = self.nats(self.heads(sizes), lambda x, index: z_train[index], z, [latent.name])
-            return self.columns((nats + entropy).sum(2), self.exact())
+            even = torch.tensor(sizes).double().log().sum().expand(count)
+            entropy = joint_surprise(z) if dataset.spec.entropy is None else even
+            nats = self.nats(self.heads(sizes, True), lambda x, index: z_train[index], z, [latent.name])
+            return self.columns(nats.sum(2) + entropy, self.exact())
         if dataset.given is not None:
             z, z_train = torch.from_numpy(dataset.given[:count]), torch.from_numpy(known.given)
             nats = self.nats(self.critic(z), lambda x, index: z_train[index], z, [latent.name])
@@ -108,7 +108,7 @@ class Curves:
         z, z_train = torch.from_numpy(dataset.labels[: len(self.x)]), torch.from_numpy(self.training.dataset.labels)
         sizes = tuple(int(max(one.max(), other.max())) + 1 for one, other in zip(z.T, z_train.T, strict=True))
         names = ["class"] if dataset.spec.labels == "class" else list(map(str, dataset.label_names))
-        nats = self.nats(self.heads(sizes), lambda x, index: z_train[index], z, names) + surprise(z)
+        nats = self.nats(self.heads(sizes, False), lambda x, index: z_train[index], z, names) + surprise(z)
         return {name: self.columns(nats[:, :, k]) for k, name in enumerate(names)}
 
     def exact(self) -> list[Mean] | None:
@@ -130,7 +130,7 @@ class Curves:
         names = dataset.channel.columns
         group = np.ravel_multi_index(shapes3d.factors(np.arange(shapes3d.COUNT))[:, names].T, sizes)
         z = torch.from_numpy(np.ravel_multi_index(came[rows].T, sizes))
-        return exact_levels(images, torch.from_numpy(group), mixing, torch.from_numpy(dataset.rows[rows]), z, self.grid,
+        return exact_curve(images, torch.from_numpy(group), mixing, torch.from_numpy(dataset.rows[rows]), z, self.grid,
                             self.config.r_seed)
 
 

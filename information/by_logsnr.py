@@ -1,12 +1,12 @@
-"""I(x_a; z) over log-SNR a: lower bounds from networks that are told a, on rows they were not fitted to.
+"""I(x_a; z) over log-SNR a: lower bounds from networks conditioned on a, on rows they were not fitted to.
 
     classes     i(a) = H(z) - E[ -log q(z | x_a, a) ]                     a classifier, one head a label
-                (a head a label: the labels' joint entropy given x_a is at most the sum)
+                of several labels together: head k is also conditioned on the labels before it (chain rule)
     codes       i(a) = E log [ e^f(x_a, a, z_i) / (1/K sum_j e^f(x_a, a, z_j)) ]      a critic, at most log K
                 (InfoNCE: van den Oord et al. 2018; Poole et al. 2019, eq. 12)
 
 Both are bounds at every a whatever the network, since no part of I is a difference of two networks' errors. The slope
-di/da says at which noise levels x begins to tell z.
+di/da says at which noise levels x begins to determine z.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import trange
 
@@ -26,12 +27,14 @@ from rng import Rng
 FEATURES = 32  # sinusoids of log-SNR
 POOLED = 32  # pixels a side above which images are averaged: what is lost only lowers a bound
 AXES = 512  # of the data's Gaussian, those of the largest variance, along which a network sees x_a
-COMPARED = 500  # rows that a critic tells apart
+WARMUP = 100  # steps
+COMPARED = 500  # rows among which a critic finds the one that z belongs to
 
 
 class Reader(nn.Module):
-    """(x_a, a) -> features: a network of the pixels and of sinusoids of a. [B, *shape], [B] -> [B, outputs]
+    """(x_a, a) -> features: layers over the pixels and sinusoids of a. [B, *shape], [B] -> [B, outputs]
 
+    hidden      width of two hidden layers; 0: one linear map
     gaussian    of the data: the network also sees x_a along its axes, of unit variance at every a, or what
                 low-variance axes tell at high log-SNR takes many times the steps to find
     """
@@ -47,7 +50,8 @@ class Reader(nn.Module):
             self.register_buffer("centre", (gaussian.mean @ gaussian.basis[:, leading].to(gaussian.mean)).float())
             self.register_buffer("variances", gaussian.variances[leading].float())
             entries += len(leading)
-        self.layers = mlp(entries + FEATURES, hidden, outputs)
+        inputs = entries + FEATURES
+        self.layers = mlp(inputs, hidden, outputs) if hidden else nn.Linear(inputs, outputs)
 
     def forward(self, x_noisy: Tensor, logsnr: Tensor) -> Tensor:
         parts = [self.pool(x_noisy).flatten(1), sinusoids(logsnr, FEATURES)]
@@ -59,22 +63,41 @@ class Reader(nn.Module):
 
 
 class Heads(nn.Module):
-    """A classifier of several labels. `nats` are log q(z_k | x_a, a)."""
+    """A classifier of several labels. `nats` are log q(z_k | x_a, a), if chained log q(z_k | x_a, a, z_1 .. z_(k-1)).
 
-    def __init__(self, shape: tuple[int, ...], sizes: tuple[int, ...], hidden: int = 512,
+    All heads share linear features of x_a, scaled and shifted by a, and by the earlier labels where chained (FiLM:
+    Perez et al. 2018): the log-likelihood of an outline is bilinear in x_a and the colours on either side.
+    """
+
+    batch, learning_rate = 128, 5e-3
+
+    def __init__(self, shape: tuple[int, ...], sizes: tuple[int, ...], chained: bool = False, hidden: int = 512,
                  gaussian: Gaussian | None = None):
         super().__init__()
-        self.sizes, self.reader = sizes, Reader(shape, sum(sizes), hidden, gaussian)
+        self.reader, self.logsnr = Reader(shape, hidden, 0, gaussian), nn.Linear(FEATURES, 2 * hidden)
+        self.labels = nn.ModuleList(nn.Embedding(size, 2 * hidden) for size in sizes[:-1]) if chained else ()
+        for embedding in self.labels:
+            nn.init.normal_(embedding.weight, std=0.1)
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(hidden, hidden // 4), nn.SiLU(), nn.Linear(hidden // 4, size)) for size in sizes)
 
     def nats(self, x_noisy: Tensor, logsnr: Tensor, z: Tensor) -> Tensor:
         """z [B, K] int64 -> [B, K]"""
-        logits = self.reader(x_noisy, logsnr).split(self.sizes, 1)
-        found = [torch.log_softmax(part.double(), 1).gather(1, z[:, k : k + 1]) for k, part in enumerate(logits)]
+        features, modulation = self.reader(x_noisy, logsnr), self.logsnr(sinusoids(logsnr, FEATURES))
+        found = []
+        for k, head in enumerate(self.heads):
+            scale, shift = modulation.chunk(2, 1)
+            logits = head(F.silu(features * (1 + scale) + shift))
+            found.append(torch.log_softmax(logits.double(), 1).gather(1, z[:, k : k + 1]))
+            if k < len(self.labels):
+                modulation = modulation + self.labels[k](z[:, k])
         return torch.cat(found, 1)
 
 
 class Critic(nn.Module):
     """f(x_a, a, z) = g(x_a, a) . h(z). `nats` are its log-probabilities that row i's z is its own, plus log K."""
+
+    batch, learning_rate = 256, 2e-3
 
     def __init__(self, shape: tuple[int, ...], width: int, hidden: int = 384, features: int = 32,
                  gaussian: Gaussian | None = None):
@@ -88,16 +111,17 @@ class Critic(nn.Module):
 
 
 def fit(network: nn.Module, batch_at: Callable[[Tensor], tuple[Tensor, Tensor]], count: int,
-        levels: tuple[float, float], steps: int, seed: int, batch: int = 256, learning_rate: float = 2e-3):
-    """Fit a network to x_a at log-SNRs drawn evenly from `levels`; returns it in evaluation mode.
+        logsnrs: tuple[float, float], steps: int, seed: int):
+    """Fit a network to x_a at log-SNRs drawn evenly from `logsnrs`; returns it in evaluation mode.
 
     batch_at    indices [B] of `count` rows -> (x [B, *shape], z [B, .])
-    A critic gets one log-SNR a batch, so that no row is told from another by its noise. A function of `seed`.
+    A critic gets one log-SNR a batch, so that the noise does not distinguish the rows. A function of `seed`.
     """
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    low, high = levels
+    batch, optimizer = network.batch, torch.optim.Adam(network.parameters())
+    low, high = logsnrs
     for step in trange(steps, desc="fitting the curve over log-SNR", leave=False):
-        optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+        rise, fall = min(1.0, (step + 1) / WARMUP), 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimizer.param_groups[0]["lr"] = network.learning_rate * rise * fall
         rng = Rng(seed, torch.arange(batch), step)
         x, z = batch_at((rng.uniform("row").double() * count).long())
         rng = Rng(seed, torch.arange(batch, device=x.device), step)
@@ -112,13 +136,13 @@ def fit(network: nn.Module, batch_at: Callable[[Tensor], tuple[Tensor, Tensor]],
 
 
 @torch.no_grad()
-def measure(network: nn.Module, x: Tensor, z: Tensor, levels: list[float], seed: int) -> Tensor:
-    """`nats` of a network at each level, on rows that were held out: [L, N, K], K 1 for a critic."""
+def measure(network: nn.Module, x: Tensor, z: Tensor, logsnrs: list[float], seed: int) -> Tensor:
+    """`nats` of a network at each log-SNR, on rows that were held out: [L, N, K], K 1 for a critic."""
     found = []
-    for number, level in enumerate(levels):
+    for number, a in enumerate(logsnrs):
         nats = []
         for rows in torch.arange(len(x), device=x.device).split(COMPARED):
-            logsnr = torch.full((len(rows),), float(level), device=x.device)
+            logsnr = torch.full((len(rows),), float(a), device=x.device)
             eps = Rng(seed, rows, number).normal("eps", *x.shape[1:])
             nats.append(network.nats(diffuse(x[rows], logsnr, eps), logsnr, z[rows]))
         found.append(torch.cat(nats))
@@ -130,8 +154,13 @@ def surprise(z: Tensor) -> Tensor:
     return torch.stack([-(torch.bincount(column)[column].double() / len(z)).log() for column in z.T], 1)
 
 
+def joint_surprise(z: Tensor) -> Tensor:
+    """The same of all labels together: at most H(z), and at most log N. [N, K] -> [N]"""
+    return surprise(torch.unique(z, dim=0, return_inverse=True)[1][:, None])[:, 0]
+
+
 @torch.no_grad()
-def exact_levels(images: Tensor, group: Tensor, mixing: Tensor, rows: Tensor, z: Tensor, levels: list[float],
+def exact_curve(images: Tensor, group: Tensor, mixing: Tensor, rows: Tensor, z: Tensor, logsnrs: list[float],
                  seed: int) -> list[Mean]:
     """i(a) itself where x is uniform over a finite set: the posterior over the set is a softmax of distances.
 
@@ -147,35 +176,35 @@ def exact_levels(images: Tensor, group: Tensor, mixing: Tensor, rows: Tensor, z:
     images = images - images.mean(0)
     x = images[torch.argsort(order)[rows]]
     found = []
-    for number, level in enumerate(levels):
-        dtype = torch.float32 if level < 4 else torch.float64  # distances are multiplied by e^level
+    for number, logsnr in enumerate(logsnrs):
+        dtype = torch.float32 if logsnr < 4 else torch.float64  # distances are multiplied by e^logsnr
         eps = Rng(seed, torch.arange(len(x)), number).normal("eps", x.shape[1])
-        y = (x + math.exp(-level / 2) * eps).to(dtype)
-        logs = torch.stack([_log_sum(y, part, level) for part in images.split(sizes)], 1).double()  # [N, G]
+        y = (x + math.exp(-logsnr / 2) * eps).to(dtype)
+        logs = torch.stack([_log_sum(y, part, logsnr) for part in images.split(sizes)], 1).double()  # [N, G]
         posterior = torch.softmax(logs, 1) @ mixing  # p(z | x_a)
         found.append(average(posterior.gather(1, z[:, None])[:, 0].log() - marginal[z]))
     return found
 
 
 @torch.no_grad()
-def exact_images(images: Tensor, rows: Tensor, levels: list[float], seed: int) -> list[Mean]:
-    """i(a) where z is the image's own number: log M - E[-log p(image | x_a)], on the same noise as `exact_levels`."""
+def exact_images(images: Tensor, rows: Tensor, logsnrs: list[float], seed: int) -> list[Mean]:
+    """i(a) where z is the image's own number: log M - E[-log p(image | x_a)], on the same noise as `exact_curve`."""
     images = images - images.mean(0)
     found = []
-    for number, level in enumerate(levels):
-        dtype = torch.float32 if level < 4 else torch.float64
-        y = (images[rows] + math.exp(-level / 2) * Rng(seed, torch.arange(len(rows)), number).normal(
+    for number, logsnr in enumerate(logsnrs):
+        dtype = torch.float32 if logsnr < 4 else torch.float64
+        y = (images[rows] + math.exp(-logsnr / 2) * Rng(seed, torch.arange(len(rows)), number).normal(
             "eps", images.shape[1])).to(dtype)
         own = images[rows].to(dtype)
-        fit = math.exp(level) * ((y * own).sum(1) - 0.5 * own.square().sum(1))
-        found.append(average((fit - _log_sum(y, images, level)).double() + math.log(len(images))))
+        fit = math.exp(logsnr) * ((y * own).sum(1) - 0.5 * own.square().sum(1))
+        found.append(average((fit - _log_sum(y, images, logsnr)).double() + math.log(len(images))))
     return found
 
 
-def _log_sum(y: Tensor, images: Tensor, level: float, chunk: int = 20_000) -> Tensor:
+def _log_sum(y: Tensor, images: Tensor, logsnr: float, chunk: int = 20_000) -> Tensor:
     """log sum_m exp(-e^a/2 |y - m|^2), but for |y|^2's term. [N, d], [M, d] -> [N]"""
     parts = []
     for some in images.split(chunk):
         some = some.to(y.dtype)
-        parts.append(torch.logsumexp(math.exp(level) * (y @ some.T - 0.5 * some.square().sum(1)), 1))
+        parts.append(torch.logsumexp(math.exp(logsnr) * (y @ some.T - 0.5 * some.square().sum(1)), 1))
     return torch.logsumexp(torch.stack(parts), 0)
