@@ -110,6 +110,17 @@ class Critic(nn.Module):
         return (scores.diagonal() - torch.logsumexp(scores, 1) + math.log(len(z)))[:, None]
 
 
+class Pair(nn.Module):
+    """Two networks of one kind, fitted apart: log of their mean probability, no worse than their mean `nats`."""
+
+    def __init__(self, first: nn.Module, second: nn.Module):
+        super().__init__()
+        self.both = nn.ModuleList((first, second))
+
+    def nats(self, x_noisy: Tensor, logsnr: Tensor, z: Tensor) -> Tensor:
+        return torch.logaddexp(*(network.nats(x_noisy, logsnr, z) for network in self.both)) - math.log(2)
+
+
 def fit(network: nn.Module, batch_at: Callable[[Tensor], tuple[Tensor, Tensor]], count: int,
         logsnrs: tuple[float, float], steps: int, seed: int):
     """Fit a network to x_a at log-SNRs drawn evenly from `logsnrs`; returns it in evaluation mode.

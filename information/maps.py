@@ -8,7 +8,9 @@
     eps_hat(x_a) - eps_hat(x_a, z) = sqrt(s(-a)) grad log p(z | x_a)
 
 so a classifier or critic of x_a maps a label or z as the two branches of a denoiser map z, and with the exact posterior
-a map sums to I(x; z). A trained network's map sums to what this network uses; its sum stands beside it.
+a map sums to I(x; z). A trained classifier's gradient has errors of its own, whose squares would add up; with two
+networks fitted apart the product of their gradients takes the place of the square, and errors that they do not share
+average to nothing. A map's sum stands beside it.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from diffusion import diffuse
 from information.likelihood import Mean, average
 from rng import Rng
 
-# (x_a [B,C,H,W], logsnr [B], index [B]) -> name -> difference of two estimates of the noise [B,C,H,W]
-Gaps = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+# (x_a [B,C,H,W], logsnr [B], index [B]) -> name -> difference of two estimates of the noise [B,C,H,W], twice: by two
+# networks, or the same one
+Gaps = Callable[[Tensor, Tensor, Tensor], dict[str, tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,9 @@ def maps(gaps: Gaps, batches: Iterable[tuple[Tensor, Tensor]], edges: list[float
                 a = low + (high - low) * (point + 0.5) / points
                 logsnr = torch.full((len(x),), a, device=x.device)
                 eps = Rng(seed, index, band * points + point).normal("maps", *x.shape[1:])
-                for name, gap in gaps(diffuse(x, logsnr, eps), logsnr, index).items():
+                for name, (gap, other) in gaps(diffuse(x, logsnr, eps), logsnr, index).items():
                     parts = found.setdefault(name, torch.zeros(len(x), len(edges) - 1, *x.shape[2:]).double())
-                    parts[:, band] += 0.5 * (high - low) / points * gap.double().square().sum(1).cpu()
+                    parts[:, band] += 0.5 * (high - low) / points * (gap.double() * other.double()).sum(1).cpu()
         inside = None if masks is None else masks(index).double()
         for name, parts in found.items():
             pictures[name] = pictures.get(name, 0) + parts.sum(0)
@@ -89,19 +92,22 @@ def ratio(part: Tensor, whole: Tensor) -> Mean:
     return Mean(share, average((part - share * whole) / whole.mean()).se)
 
 
-def gaps_of_reader(network: nn.Module, z: Tensor, names: list[str]) -> Gaps:
-    """sqrt(s(-a)) grad log q(z | x_a, a) of a network of `by_logsnr.py`; z [N, .] by index.
+def gaps_of_readers(networks: tuple[nn.Module, nn.Module], z: Tensor, names: list[str]) -> Gaps:
+    """sqrt(s(-a)) grad log q(z | x_a, a) of two networks of `by_logsnr.py`; z [N, .] by index.
 
     names   of each head's label; a single name is that of all heads together
     """
-    def gaps(x_noisy: Tensor, logsnr: Tensor, index: Tensor) -> dict[str, Tensor]:
+    def of(network: nn.Module, x_noisy: Tensor, logsnr: Tensor, index: Tensor) -> list[Tensor]:
         with torch.enable_grad():
             x_noisy = x_noisy.detach().requires_grad_(True)
             nats = network.nats(x_noisy, logsnr, z[index]).sum(0)  # a row's depends on its own x_a alone
             nats = nats.sum(0, keepdim=True) if len(names) == 1 else nats
             scale = torch.sigmoid(-logsnr).sqrt()[:, None, None, None]
-            return {name: scale * torch.autograd.grad(one, x_noisy, retain_graph=True)[0]
-                    for name, one in zip(names, nats, strict=True)}
+            return [scale * torch.autograd.grad(one, x_noisy, retain_graph=True)[0] for one in nats]
+
+    def gaps(x_noisy: Tensor, logsnr: Tensor, index: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        both = (of(network, x_noisy, logsnr, index) for network in networks)
+        return dict(zip(names, zip(*both, strict=True), strict=True))
 
     return gaps
 
@@ -112,14 +118,14 @@ def gaps_of_denoiser(denoiser, z: Tensor, name: str, dimensions: list[int]) -> G
     The latter is the orthogonal form of what the denoiser loses without the entry (`mutual_information.reliance`).
     """
     @torch.no_grad()
-    def gaps(x_noisy: Tensor, logsnr: Tensor, index: Tensor) -> dict[str, Tensor]:
+    def gaps(x_noisy: Tensor, logsnr: Tensor, index: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         given = denoiser(x_noisy, logsnr, z[index])
         found = {name: denoiser(x_noisy, logsnr) - given}
         for dimension in dimensions:
             mixed = z[index].clone()
             mixed[:, dimension] = z[(index + 1) % len(z), dimension]
             found[f"z_{dimension}"] = denoiser(x_noisy, logsnr, mixed) - given
-        return found
+        return {name: (gap, gap) for name, gap in found.items()}
 
     return gaps
 

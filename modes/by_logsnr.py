@@ -8,19 +8,21 @@ from functools import reduce
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dataset import shapes3d
 from experiment import fit_gaussian
 from experiment.intervals import Latent
 from experiment.measuring import Sample
-from information.by_logsnr import Critic, Heads, exact_curve, exact_images, fit, joint_surprise, measure, surprise
+from information.by_logsnr import Critic, Heads, Pair, exact_curve, exact_images, fit, joint_surprise, measure, surprise
 from information.likelihood import Mean, average
-from information.maps import gaps_of_reader
+from information.maps import gaps_of_readers
+from information.mutual_information import lost_below
 from modes.maps import Maps
 from rng import Rng
 
 GRID = 13  # log-SNRs at which a curve is measured
+FAINT = 0.03  # nats that x_a holds at most, about anything, where a curve begins
 HIGHEST = 12.0  # above, 8-bit images add nothing
 EXACT_ROWS, EXACT_SIZE, EXACT_VALUES = 100, 8, 400  # for which the exact curve of shapes3d is worked out
 
@@ -35,7 +37,8 @@ class Curves:
         gaussian = getattr(trained.model, "gaussian", None) or fit_gaussian(training.dataset, 0)
         self.gaussian = gaussian.to(trained.device)
         low, high = gaussian.logsnr_range
-        self.ends = low, min(high, HIGHEST)
+        some = next(a for a in np.linspace(low, high, 500) if lost_below(gaussian, a) > FAINT)
+        self.ends = float(some), min(high, HIGHEST)
         self.grid = np.linspace(*self.ends, GRID).tolist()
         self.x = torch.cat([x for _, x in sample.batches()])
         self.maps = Maps(sample, self.ends, self.config.r_seed)
@@ -46,18 +49,19 @@ class Curves:
     def critic(self, z: Tensor) -> Critic:
         return Critic(self.sample.dataset.shape, z.shape[1], gaussian=self.gaussian)
 
-    def nats(self, network, z_train: Callable[[Tensor, Tensor], Tensor], z: Tensor, names: list[str]) -> Tensor:
-        """[L, N, K] of a network, once fitted, and its maps. z_train: (x, indices) of training rows -> z."""
+    def nats(self, build: Callable[[], nn.Module], z_train: Callable[[Tensor, Tensor], Tensor], z: Tensor,
+             names: list[str]) -> Tensor:
+        """[L, N, K] of a pair of networks, once fitted, and its maps. z_train: (x, indices) of training rows -> z."""
         def batch_at(index: Tensor) -> tuple[Tensor, Tensor]:
             x = self.training.dataset.batch(index.numpy(), self.trained.device)
             return x, z_train(x, index).to(x.device)
 
-        network = fit(network.to(self.x.device), batch_at, self.training.count, self.ends, self.config.curve_steps,
-                      self.config.r_seed)
+        pair = Pair(*(fit(build().to(self.x.device), batch_at, self.training.count, self.ends, self.config.curve_steps,
+                          self.config.r_seed + number) for number in range(2)))
         z = z.to(self.x.device)
         if self.sample.dataset.spec.kind == "image":
-            self.maps.add(gaps_of_reader(network, z, names))
-        return measure(network, self.x, z, self.grid, self.config.r_seed).cpu()
+            self.maps.add(gaps_of_readers(tuple(pair.both), z, names))
+        return measure(pair, self.x, z, self.grid, self.config.r_seed).cpu()
 
     def columns(self, nats: Tensor, exact: list[Mean] | None = None) -> dict:
         """As it stands in a result file, from [L, N]: the bound, and its slope between neighbouring log-SNRs."""
@@ -79,11 +83,11 @@ class Curves:
             z, z_train = torch.from_numpy(came[:count]), torch.from_numpy(known.channel.classes[1])
             even = torch.tensor(sizes).double().log().sum().expand(count)
             entropy = joint_surprise(z) if dataset.spec.entropy is None else even
-            nats = self.nats(self.heads(sizes, True), lambda x, index: z_train[index], z, [latent.name])
+            nats = self.nats(lambda: self.heads(sizes, True), lambda x, index: z_train[index], z, [latent.name])
             return self.columns(nats.sum(2) + entropy, self.exact())
         if dataset.given is not None:
             z, z_train = torch.from_numpy(dataset.given[:count]), torch.from_numpy(known.given)
-            nats = self.nats(self.critic(z), lambda x, index: z_train[index], z, [latent.name])
+            nats = self.nats(lambda: self.critic(z), lambda x, index: z_train[index], z, [latent.name])
             return self.columns(nats[:, :, 0])
         centre, spread = latent.z.float().mean(0), latent.z.float().std(0).clamp(min=1e-6)
 
@@ -91,7 +95,7 @@ class Curves:
             return (self.drawn(latent, x, index) - centre) / spread
 
         z = (latent.z[:count].float() - centre) / spread
-        return self.columns(self.nats(self.critic(z), encoded, z, [latent.name])[:, :, 0])
+        return self.columns(self.nats(lambda: self.critic(z), encoded, z, [latent.name])[:, :, 0])
 
     @torch.no_grad()
     def drawn(self, latent: Latent, x: Tensor, index: Tensor) -> Tensor:
@@ -108,7 +112,7 @@ class Curves:
         z, z_train = torch.from_numpy(dataset.labels[: len(self.x)]), torch.from_numpy(self.training.dataset.labels)
         sizes = tuple(int(max(one.max(), other.max())) + 1 for one, other in zip(z.T, z_train.T, strict=True))
         names = ["class"] if dataset.spec.labels == "class" else list(map(str, dataset.label_names))
-        nats = self.nats(self.heads(sizes, False), lambda x, index: z_train[index], z, names) + surprise(z)
+        nats = self.nats(lambda: self.heads(sizes, False), lambda x, index: z_train[index], z, names) + surprise(z)
         return {name: self.columns(nats[:, :, k]) for k, name in enumerate(names)}
 
     def exact(self) -> list[Mean] | None:

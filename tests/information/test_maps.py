@@ -7,7 +7,7 @@ import torch
 
 from dataset import shapes3d
 from information.likelihood import average
-from information.maps import gaps_of_denoiser, gaps_of_reader, maps, ratio
+from information.maps import gaps_of_denoiser, gaps_of_readers, maps, ratio
 
 SIZE, HUES = 8, 5
 ROWS = torch.tensor([((f * 10 + w) * 10 + o) * 480 + scene
@@ -51,7 +51,8 @@ def test_an_exact_map_sums_to_the_information_and_lies_where_the_factor_is_seen(
     chosen = torch.arange(0, len(ROWS), 3)
     batches = [(part, IMAGES[part]) for part in chosen.split(25)]
     names = ["floor hue", "wall hue", "object hue"]
-    found = maps(gaps_of_reader(Exact(), FACTORS, names), batches, [-12.0, -8.0, -4.0, 0.0, 4.0], 4, 0, coverage)
+    gaps = gaps_of_readers((Exact(), Exact()), FACTORS, names)
+    found = maps(gaps, batches, [-12.0, -8.0, -4.0, 0.0, 4.0], 4, 0, coverage)
     for region, name in enumerate(names):
         one = found[name]
         assert abs(one.total.mean - math.log(HUES)) < 3 * one.total.se + 0.02
@@ -62,14 +63,27 @@ def test_an_exact_map_sums_to_the_information_and_lies_where_the_factor_is_seen(
         assert one.columns(shapes3d.MATERIALS)["share_on"][name.split()[0]]["mean"] == one.shares[region].mean
 
 
+def test_errors_that_two_networks_do_not_share_cancel():
+    rng = torch.Generator().manual_seed(0)
+
+    def gaps(x_noisy, logsnr, index):
+        noise = torch.randn((2, *x_noisy.shape), generator=rng)
+        return {"apart": (1 + noise[0], 1 + noise[1]), "the same": (1 + noise[0], 1 + noise[0])}
+
+    found = maps(gaps, [(torch.arange(200), torch.zeros(200, 3, 4, 4))], [0.0, 2.0], 4, 0)
+    assert found["apart"].total.mean == pytest.approx(48, abs=1)
+    assert found["the same"].total.mean == pytest.approx(96, abs=1)
+
+
 def test_the_gradient_of_the_posterior_is_the_difference_of_the_two_branches():
     index = torch.arange(0, len(ROWS), 31)
     z = FACTORS[:, :1].float()
     logsnr = torch.full((len(index),), -6.0)
     x_noisy = IMAGES[index] * 0.05 + torch.randn(IMAGES[index].shape, generator=torch.Generator().manual_seed(1))
-    branches = gaps_of_denoiser(denoiser, z, "z", [])(x_noisy, logsnr, index)["z"]
-    gradient = gaps_of_reader(Exact(), FACTORS, ["floor hue", "wall hue", "object hue"])(x_noisy, logsnr, index)
-    assert torch.allclose(branches.float(), gradient["floor hue"].float(), atol=1e-5)
+    branches = gaps_of_denoiser(denoiser, z, "z", [])(x_noisy, logsnr, index)["z"][0]
+    names = ["floor hue", "wall hue", "object hue"]
+    gradient = gaps_of_readers((Exact(), Exact()), FACTORS, names)(x_noisy, logsnr, index)
+    assert torch.allclose(branches.float(), gradient["floor hue"][0].float(), atol=1e-5)
     assert branches.abs().max() > 0.01
 
 
