@@ -656,11 +656,16 @@ def trained(config: Config, given: frozenset[str], stored: Config, path: Path) -
 def refuse_other_run(config: Config, stored: Config, path: Path) -> None:
     """Raise CommandError where the folder of `path` holds a run with another way of training."""
     for name in (*names_of("model"), *names_of("training")):
-        if getattr(config, name) != getattr(stored, name):
+        now, before = getattr(config, name), getattr(stored, name)
+        if now != before:
             raise CommandError(
-                f"{path.parent} holds a run with --{name} {getattr(stored, name)}, not {getattr(config, name)}: "
+                f"{path.parent} holds a run with --{name} {_or_default(before)}, not {_or_default(now)}: "
                 f"add --tag NAME for a run of its own, or --no-resume to replace it"
             )
+
+
+def _or_default(value) -> str:
+    return "at its default" if value is None else str(value)
 
 
 def shown(value) -> str:

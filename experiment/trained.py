@@ -163,7 +163,7 @@ class Trained:
                 rng = Rng(seed, torch.arange(count, device=self.device))
                 x_T = rng.at(0).normal("x_T", *self.model.shape)
             x_T = x_T.to(self.device).expand(count, *self.model.shape)
-        return self._in_parts(coder.decode, z, x_T)
+        return _drawn(self._in_parts(coder.decode, z, x_T))
 
     def sample(self, n: int, z: Tensor | None = None, steps: int | None = None, seed: int = 0,
                sampler: str = Config.sampler) -> Tensor:
@@ -180,7 +180,7 @@ class Trained:
             own = None if z is None else z[rows]
             return generate(self.model, Rng(seed, rows), own, sampler=sampler, steps=steps, spacing=self.config.spacing)
 
-        return self._in_parts(draw, torch.arange(n, device=self.device))
+        return _drawn(self._in_parts(draw, torch.arange(n, device=self.device)))
 
     def reconstruct(self, images, steps: int | None = None) -> Tensor:
         """Images [B, *shape] given back from their own z and x_T.
@@ -189,7 +189,7 @@ class Trained:
         torch.Size([1, 1, 8, 8])
         """
         x, coder = self.batch(images), self.autoencoder(steps)
-        return self._in_parts(lambda part: coder.decode(*coder.encode(part)), x)
+        return _drawn(self._in_parts(lambda part: coder.decode(*coder.encode(part)), x))
 
     def interpolate(self, a, b, points: int = 10, steps: int | None = None) -> Tensor:
         """Images [points, *shape] from image a to image b: z on the line, x_T on the great circle between theirs.
@@ -200,7 +200,7 @@ class Trained:
         torch.Size([5, 1, 8, 8])
         """
         coder, (first, second) = self.autoencoder(steps), (self.batch(a), self.batch(b))
-        return coder.between(first, second, points)
+        return _drawn(coder.between(first, second, points))
 
     @property
     def lattice(self) -> Lattice | None:
@@ -244,6 +244,11 @@ class Trained:
         parts = [function(*(None if part is None else part[k : k + PART] for part in rows))
                  for k in range(0, count, PART)]
         return torch.cat(parts)
+
+
+def _drawn(x: Tensor) -> Tensor:
+    """Images cut to the range of pixels, which a sampler may overstep; points as they are."""
+    return x.clamp(-1, 1) if x.dim() == 4 else x
 
 
 def load(path: str | Path, device: str | None = None) -> Trained:

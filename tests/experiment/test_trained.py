@@ -50,7 +50,9 @@ def test_codes_are_those_of_save_latent(place, model):
 def test_samples_are_those_of_eval(place, model):
     words = f"--mode eval {tiny.SMALL} --sampler dpmpp --sample_steps 3 --sampling_number 3 --batch_size 2 --r_seed 4"
     assert run.main(words.split()) == 0
-    drawn = model.pictures(model.sample(3, steps=3, seed=4))
+    samples = model.sample(3, steps=3, seed=4)
+    assert model.encode(samples).shape == (3, 2) and samples.abs().max() <= 1
+    drawn = model.pictures(samples)
     for i, picture in enumerate(drawn):
         stored = np.asarray(Image.open(f"imgs/{EXP}/eval/sample-{i:06d}.png")).astype(int)
         assert np.abs(stored - np.asarray(picture)).max() <= 1
