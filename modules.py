@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fused import fused
+from kernels.fused import fused
+from kernels.winograd import convolve
 
 Modulation = tuple[Tensor, Tensor]  # (scale, shift), each [B, C]
 SLOWEST, FASTEST = 0.25, 4.0  # waves of a point's coordinates, radians a unit
@@ -56,9 +57,28 @@ def group_norm(channels: int, silu: bool = True) -> GroupNorm:
     return GroupNorm(math.gcd(groups, channels), channels, silu)
 
 
-def use_sweeps(network: nn.Module, sweeps) -> None:
+class Convolution(nn.Conv2d):
+    """A 3x3 convolution with padding 1, and a sum with `rest`.
+
+    winograd    None for torch's own convolution; or what does both in one, with fewer multiplications (`convolve`)
+    """
+
+    def __init__(self, inside: int, outside: int):
+        super().__init__(inside, outside, 3, padding=1)
+        self.winograd = None
+
+    def forward(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
+        """[B,C,H,W], rest [B,K,H,W] -> [B,K,H,W]"""
+        if self.winograd is not None and self.winograd.serves(x, self.weight):
+            return convolve(self.winograd, x, self.weight, self.bias, rest)
+        y = super().forward(x)
+        return y if rest is None else y + rest
+
+
+def use_sweeps(network: nn.Module, sweeps, winograd=None) -> None:
     """Let every normalisation of a network do its work by `sweeps`, channels last; None: by torch's own operations.
 
+    winograd    what does the 3x3 convolutions, or None
     Values and names of the weights stay.
     """
     layout = torch.contiguous_format if sweeps is None else torch.channels_last
@@ -66,6 +86,8 @@ def use_sweeps(network: nn.Module, sweeps) -> None:
         if isinstance(module, GroupNorm):
             module.sweeps = sweeps
         elif isinstance(module, nn.Conv2d):
+            if isinstance(module, Convolution):
+                module.winograd = winograd
             module.weight.data = module.weight.data.contiguous(memory_format=layout)
 
 
@@ -174,8 +196,8 @@ class ResBlock(nn.Module):
     def __init__(self, inside: int, outside: int, dropout: float, time_width: int = 0, z_width: int = 0):
         super().__init__()
         self.norm1, self.norm2 = group_norm(inside), group_norm(outside)
-        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
-        self.conv2 = zero(nn.Conv2d(outside, outside, 3, padding=1))
+        self.conv1 = Convolution(inside, outside)
+        self.conv2 = zero(Convolution(outside, outside))
         self.by_time = nn.Linear(time_width, 2 * outside) if time_width else None
         self.by_z = nn.Linear(z_width, 2 * outside) if z_width else None
         self.dropout, self.outside = dropout, outside
@@ -183,7 +205,7 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, modulation: Modulation | None) -> Tensor:
         h = self.norm2(self.conv1(self.norm1(x)), modulation, self.dropout)
-        return self.conv2(h) + self.skip(x)
+        return self.conv2(h, self.skip(x))
 
 
 def modulations(blocks: Sequence[ResBlock], time: Tensor | None, z: Tensor | None) -> list[Modulation | None]:
@@ -278,7 +300,7 @@ class UNet(nn.Module):
                 self.up.append(stage(current + skips.pop(), wide, level))
                 current = wide
             if level > 0:
-                self.up.append(nn.Conv2d(current, current, 3, padding=1))
+                self.up.append(Convolution(current, current))
         self.last = last_layers(current, outside)
         if time:
             zero(self.last[-1])
@@ -342,7 +364,7 @@ class Decoder(nn.Module):
                 self.layers.append(Stage(current, wide, dropout, level in attention, 0, 0, False))
                 current = wide
             if level > 0:
-                self.layers.append(nn.Conv2d(current, current, 3, padding=1))
+                self.layers.append(Convolution(current, current))
         self.last = last_layers(current, outside)
 
     def forward(self, z: Tensor) -> Tensor:
@@ -425,7 +447,7 @@ class Classifier(nn.Module):
         for level, outside in enumerate((width, 2 * width, 4 * width)):
             stride = 2 if level and size >= 8 else 1
             layers += [nn.Conv2d(inside, outside, 3, stride=stride, padding=1), group_norm(outside), nn.Identity(),
-                       nn.Conv2d(outside, outside, 3, padding=1), group_norm(outside), nn.Identity()]
+                       Convolution(outside, outside), group_norm(outside), nn.Identity()]
             inside = outside
         self.layers = nn.Sequential(*layers)
         self.head = nn.Linear(inside, classes)

@@ -9,7 +9,9 @@ from torch import nn
 
 import distributed
 from config import Config
-from fused import Kernel, NoCompiler, Plain, build_kernel, compiled
+from kernels.build import NoCompiler
+from kernels.fused import Kernel, Plain, build_kernel, compiled
+from kernels.winograd import Winograd, build_winograd
 from modules import GroupNorm, use_sweeps
 
 HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,24 +32,27 @@ def compile_networks(model: nn.Module, config: Config, device: torch.device) -> 
         for part in networks:
             part.compile()
     elif config.compile != "off" and any(isinstance(m, GroupNorm) for part in networks for m in part.modules()):
-        sweeps = sweeps_for(device.type, half_of(config.precision, device))
+        kernels = kernels_for(device.type, half_of(config.precision, device))
         for part in networks:
-            use_sweeps(part, sweeps)
+            use_sweeps(part, *kernels)
 
 
 @functools.cache
-def sweeps_for(device: str, half: torch.dtype | None) -> Kernel | Plain | None:
-    """What does normalisation, modulation, SiLU and dropout in one on a device; None, saying why, where nothing can."""
+def kernels_for(device: str, half: torch.dtype | None) -> tuple[Kernel | Plain | None, Winograd | None]:
+    """What does normalisation, modulation, SiLU and dropout in one on a device, and what does 3x3 convolutions.
+
+    None, saying why, where nothing is written for the device or can be compiled.
+    """
     try:
         if device == "cuda":
-            return compiled()
+            return compiled(), None
         if device == "cpu" and half != torch.float16:
-            kernel, seconds = build_kernel()
-            if seconds:
-                distributed.say(f"compile: fused.cpp built in {seconds:.1f} s, and kept for later runs")
-            return kernel
+            (kernel, seconds), (winograd, more) = build_kernel(), build_winograd()
+            if seconds + more:
+                distributed.say(f"compile: kernels built in {seconds + more:.1f} s, and kept for later runs")
+            return kernel, winograd
         reason = f"nothing is written for {device} in this precision"
     except NoCompiler as error:
         reason = str(error)
     distributed.say(f"compile: {reason}; torch's own operations serve, more slowly")
-    return None
+    return None, None

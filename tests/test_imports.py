@@ -16,11 +16,11 @@ ROWS = [
     {"metrics", "pretrained", "regularisers", "sampling", "information"},
     {"commandline"},
     {"dataset", "config", "plots", "diffusion"},
-    {"modules", "rng", "distributed", "utils", "fused"},
+    {"modules", "rng", "distributed", "utils", "kernels"},
 ]
 # Within a row: who may import whom.
 BESIDE = {("calc_fid", "gen_fid_stats"), ("information", "diffusion"), ("config", "dataset"), ("dataset", "diffusion"),
-          ("modules", "fused"), ("fused", "utils")}
+          ("modules", "kernels"), ("kernels", "utils")}
 ROW = {name: height for height, row in enumerate(ROWS) for name in row}
 PACKAGES = {path.parent.name for path in ROOT.glob("*/*.py")} - {"tests"}
 FILES = sorted([*ROOT.glob("*.py"), *(path for package in PACKAGES for path in (ROOT / package).glob("*.py"))])

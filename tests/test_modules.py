@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import fused
+from kernels import build, fused, winograd
 from modules import Classifier, Decoder, Encoder, LatentMLP, PointMLP, UNet, use_sweeps
 
 
@@ -120,6 +120,7 @@ SETTINGS = {
     "bottleneck": lambda: unet(bottleneck=True), "vanilla": lambda: unet(z_dim=0),
     "encoder": lambda: Encoder(1, 8, 4, 8, (1, 2), 0.1), "decoder": lambda: Decoder(1, 8, 3, 8, (1, 2, 2), 0.1),
     "classifier": lambda: Classifier(1, 8, 4, width=8),
+    "wide": lambda: UNet(1, 1, 16, (1, 2), 0.1, z_dim=3), "wide decoder": lambda: Decoder(1, 8, 3, 16, (1, 2), 0.1),
 }
 
 
@@ -127,23 +128,24 @@ SETTINGS = {
 @pytest.mark.parametrize("sweeps", ["plain", "kernel"])
 def test_fused_and_channels_last_the_result_and_its_gradients_are_the_same(name, sweeps):
     try:
-        sweeps = fused.Plain() if sweeps == "plain" else fused.build_kernel()[0]
-    except fused.NoCompiler as error:
+        sweeps = (fused.Plain(),) if sweeps == "plain" else (fused.build_kernel()[0], winograd.build_winograd()[0])
+    except build.NoCompiler as error:
         pytest.skip(str(error))
     network = awake(SETTINGS[name]())
     x, a, z = normal(4, 1, 8, 8), torch.linspace(-4, 9, 4), normal(4, 3)
-    inputs = {"encoder": (x,), "classifier": (x,), "decoder": (z,), "vanilla": (x, a)}.get(name, (x, a, z))
+    inputs = {"encoder": (x,), "classifier": (x,), "decoder": (z,), "wide decoder": (z,), "vanilla": (x, a)}
+    inputs = inputs.get(name, (x, a, z))
     if name == "adanorm":
         inputs += (torch.tensor([True, False, True, True]),)
 
     def run(use):
-        use_sweeps(network, use)
+        use_sweeps(network, *use)
         network.zero_grad()
         out = network(*inputs)
         (out * torch.linspace(-1, 2, out.numel()).reshape(out.shape)).sum().backward()
         return out, {name: p.grad for name, p in network.named_parameters()}
 
-    (own, gradients), (out, fused_gradients) = run(None), run(sweeps)
+    (own, gradients), (out, fused_gradients) = run((None,)), run(sweeps)
     assert (out - own).abs().max() <= 1e-5 * own.abs().max()
     largest = max(gradient.abs().max() for gradient in gradients.values() if gradient is not None)
     for name, gradient in gradients.items():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import fused
+from kernels import build, fused
 
 GROUPS, EPS = 4, 1e-5
 
@@ -12,7 +12,7 @@ GROUPS, EPS = 4, 1e-5
 def kernel():
     try:
         return fused.build_kernel()[0]
-    except fused.NoCompiler as error:
+    except build.NoCompiler as error:
         pytest.skip(str(error))
 
 
@@ -141,12 +141,12 @@ def test_what_is_not_a_number_is_not_hidden():
 
 
 def test_without_a_compiler_it_says_what_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(fused.shutil, "which", lambda name: None)
-    with pytest.raises(fused.NoCompiler, match=r"no C\+\+ compiler \(g\+\+, c\+\+, clang\+\+\)"):
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    with pytest.raises(build.NoCompiler, match=r"no C\+\+ compiler \(g\+\+, c\+\+, clang\+\+\)"):
         fused.build_kernel.__wrapped__()
-    monkeypatch.setattr(fused.shutil, "which", lambda name: "false")
+    monkeypatch.setattr(build.shutil, "which", lambda name: "false")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(fused.NoCompiler, match=r"fused\.cpp"):
+    with pytest.raises(build.NoCompiler, match=r"fused\.cpp"):
         fused.build_kernel.__wrapped__()
     assert not list(tmp_path.rglob("*.so*"))
 

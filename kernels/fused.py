@@ -14,28 +14,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from utils import CommandError, atomic
+from kernels.build import NoCompiler, load
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-COMPILERS = ("g++", "c++", "clang++")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-std=c++17", "-shared",
-         "-fPIC")
-
-
-class NoCompiler(Exception):
-    """What is missing, in one line."""
 
 
 class Fused(torch.autograd.Function):
@@ -239,47 +225,4 @@ def _task(x: Tensor, seed: Tensor | None, kept: Tensor, groups: int, silu: bool,
 @functools.cache
 def build_kernel() -> tuple[Kernel, float]:
     """The kernel of this machine and the seconds that it took to build (0: it was there). Raises NoCompiler."""
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
-        raise NoCompiler(f"no C++ compiler ({', '.join(COMPILERS)})")
-    path, start = _cache() / f"fused-{_fingerprint(compiler)}.so", time.monotonic()
-    built = not path.exists()
-    try:
-        if built:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(path) as temporary:
-                _build(compiler, temporary)
-        return Kernel(ctypes.CDLL(str(path))), (time.monotonic() - start) * built
-    except (OSError, AttributeError, CommandError) as error:
-        raise NoCompiler(f"{path.name} cannot be built or loaded ({error})") from None
-
-
-def _build(compiler: str, path: Path) -> None:
-    """Compile fused.cpp, with OpenMP's threads where the compiler has them. Raises NoCompiler."""
-    for threads in (["-fopenmp"], []):
-        command = [compiler, *FLAGS, *threads, str(SOURCE), "-o", str(path)]
-        made = subprocess.run(command, capture_output=True, text=True)
-        if made.returncode == 0:
-            return
-    raise NoCompiler(f"{compiler} does not compile {SOURCE.name} ({made.stderr.strip().splitlines()[-1:]})")
-
-
-def _cache() -> Path:
-    """The user's folder for what can be made again; a private temporary one where there is none to write in."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    near = next(folder for folder in (root, *root.parents) if folder.exists())
-    if os.access(near, os.W_OK):
-        return root / "infodiffusion"
-    return Path(tempfile.mkdtemp(prefix="infodiffusion-"))
-
-
-def _fingerprint(compiler: str) -> str:
-    """Of all that the machine code depends on: source, flags, compiler and processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        processor = platform.processor()
-    parts = [SOURCE.read_text(), *FLAGS, compiler, version, platform.machine(), processor]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return load(SOURCE, Kernel)
