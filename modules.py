@@ -315,7 +315,9 @@ class UNet(nn.Module):
         stages = [layer for layer in self.layers() if isinstance(layer, Stage)]
         modulation = iter(modulations([stage.block for stage in stages], time, condition))
         with torch.autocast(x.device.type, enabled=False):  # half precision would round the noise away at high log-SNR
-            x = self.first(x.float())
+            # a copy, since of one channel `contiguous` changes nothing and the result would be channels first
+            layout = torch.preserve_format if self.last[0].sweeps is None else torch.channels_last
+            x = self.first(x.float().clone(memory_format=layout))
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         skips = [x]

@@ -116,6 +116,10 @@ template <int S> void spread_three(V* g) {  // G g
     const V a = 0.5f * (g[0] + g[2 * S]), b = 0.5f * g[S];
     g[3 * S] = g[2 * S], g[S] = a + b, g[2 * S] = a - b;
 }
+template <int S> void gather_three(V* d) {  // G' m
+    const V a = 0.5f * (d[S] + d[2 * S]), b = 0.5f * (d[S] - d[2 * S]);
+    d[0] += a, d[S] = b, d[2 * S] = a + d[3 * S];
+}
 template <int S> void gather(V* d) {
     const V a = d[0] + d[S] + d[2 * S], b = d[S] - d[2 * S] - d[3 * S];
     d[0] = a, d[S] = b;
@@ -212,30 +216,43 @@ void forward(const Task& k, const X* x, const F* u, const float* bias, const X* 
     }
 }
 
-// du [16, K, C]: the derivative by G g G', the same on any number of threads.
+// dw [K, 3, 3, C] by du [16, K, C], the derivative by G g G'; the same on any number of threads.
 template <class X, class F>
-void backward(const Task& k, const X* x, const X* dy, float* du) {
+void backward(const Task& k, const X* x, const X* dy, float* dw) {
     const int64_t C = k.inside, K = k.outside, T = tiles_of_a_block(k), all = k.tiles(), n = T / TERMS<F>;
     const int64_t v_plane = n * C + WIDE, e_plane = n * K + WIDE;
-    static thread_local std::vector<float> v_all, e_all;
+    static thread_local std::vector<float> v_all, e_all, du_all;
     v_all.resize(std::max<size_t>(v_all.size(), 16 * v_plane));
     e_all.resize(std::max<size_t>(e_all.size(), 16 * e_plane));
+    du_all.resize(16 * K * C);
     F *v = (F*)v_all.data(), *e = (F*)e_all.data();
+    float* du = du_all.data();
 #pragma omp parallel num_threads(k.threads) if (k.threads > 1)
-    for (int64_t start = 0; start < all; start += T) {
+    {
+        for (int64_t start = 0; start < all; start += T) {
 #pragma omp for
-        for (int64_t pair = 0; pair < T; pair += 2)
-            for (int64_t t = pair; t < pair + 2; t++) {
-                transform<4, true>(k, x, C, start + t, t, v_plane, v);
-                transform<2, true>(k, dy, K, start + t, t, e_plane, e);
+            for (int64_t pair = 0; pair < T; pair += 2)
+                for (int64_t t = pair; t < pair + 2; t++) {
+                    transform<4, true>(k, x, C, start + t, t, v_plane, v);
+                    transform<2, true>(k, dy, K, start + t, t, e_plane, e);
+                }
+#pragma omp for
+            for (int64_t i = 0; i < 16; i++)
+                product(e + i * e_plane, K, 1, K, v + i * v_plane, du + i * K * C, C, n, start > 0);
+        }
+#pragma omp for
+        for (int64_t o = 0; o < K; o++)
+            for (int64_t c = 0; c < C; c += WIDE) {
+                V d[16];
+                for (int i = 0; i < 16; i++) d[i] = load(du + (i * K + o) * C + c);
+                for (int s = 0; s < 4; s++) gather_three<4>(d + s);
+                for (int r = 0; r < 3; r++) gather_three<1>(d + 4 * r);
+                for (int tap = 0; tap < 9; tap++) save(dw + (o * 9 + tap) * C + c, d[tap / 3 * 4 + tap % 3]);
             }
-#pragma omp for
-        for (int64_t i = 0; i < 16; i++)
-            product(e + i * e_plane, K, 1, K, v + i * v_plane, du + i * K * C, C, n, start > 0);
     }
 }
 }  // namespace
-#define EACH(letter, X, F)                                                                                    \
+#define EACH(letter, X, F)                                                                                     \
     extern "C" void weights_##letter(const float* w, int64_t rows, int64_t columns, const int64_t* by, F* u) { \
         weights(w, rows, columns, by, u);                                                                      \
     }                                                                                                          \
@@ -243,8 +260,8 @@ void backward(const Task& k, const X* x, const X* dy, float* du) {
                                      X* y) {                                                                   \
         forward(*k, x, u, bias, rest, y);                                                                      \
     }                                                                                                          \
-    extern "C" void backward_##letter(const Task* k, const X* x, const X* dy, float* du) {                     \
-        backward<X, F>(*k, x, dy, du);                                                                         \
+    extern "C" void backward_##letter(const Task* k, const X* x, const X* dy, float* dw) {                     \
+        backward<X, F>(*k, x, dy, dw);                                                                         \
     }
 EACH(f, float, float)
 #if defined(__AVX512BF16__)

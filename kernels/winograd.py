@@ -17,8 +17,6 @@ from torch import Tensor
 from kernels.build import load
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-SPREAD = torch.kron(G, G)  # [16, 9]: a 3x3 kernel g, row by row, to G g G'
 WIDE = 16  # channels that winograd.cpp takes at once
 SMALLEST = 4  # pixels a side: of a smaller image most of a tile's surroundings is padding
 
@@ -43,7 +41,7 @@ class Convolve(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             dweight = ctx.kernel.backward(x, dy)
         if ctx.needs_input_grad[3]:
-            dbias = dy.sum((0, 2, 3), dtype=torch.float32)
+            dbias = dy.sum((0, 2, 3)).float()  # summed in float32; with `dtype` dy would be copied
         return None, dx, dweight, dbias, dy if ctx.with_rest else None
 
 
@@ -114,10 +112,10 @@ class Winograd:
         """The derivative by the weights, [K,C,3,3]."""
         batch, inside, height, width = x.shape
         outside = dy.shape[1]
-        made = torch.empty(16, outside * inside)
+        dw = torch.empty((outside, inside, 3, 3), memory_format=torch.channels_last)
         task = _Task(batch, height, width, inside, outside, torch.get_num_threads())
-        self._backward[x.dtype](ctypes.addressof(task), x.data_ptr(), dy.data_ptr(), made.data_ptr())
-        return (SPREAD.T @ made).view(3, 3, outside, inside).permute(2, 3, 0, 1)
+        self._backward[x.dtype](ctypes.addressof(task), x.data_ptr(), dy.data_ptr(), dw.data_ptr())
+        return dw
 
 
 def _function(library: ctypes.CDLL, name: str, count: int):
