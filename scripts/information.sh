@@ -51,8 +51,7 @@ seeds)
             IFS=_ read -r family kld mmd <<<"$model"
             flags=(--dataset digits --a_dim 16 --unets_channels 8 --encoder_channels 8 --epochs 15
                 --kld_weight "$kld" --mmd_weight "$mmd" --r_seed "$seed")
-            for kind in model log img result; do flags+=("--${kind}_folder" "${kind}s/seed-$seed"); done
-            model "$family" --mode train "${flags[@]}"
+            model "$family" --mode train "${flags[@]}" --learning_rate 2e-3 --ema_decay 0.99
             model "$family" --mode mutual_info --mi_steps 0 "${flags[@]}"
         done
     done
