@@ -312,7 +312,7 @@ def information_figures(record: dict, folder: str | Path, form: str = "png") -> 
         save(figure, folder / f"mutual_info_logsnr.{form}")
     if record.get("by_logsnr"):
         by_logsnr(record["by_logsnr"], folder / "information.png")
-    for key, name, title in (("maps", "information_maps", "Where in the picture it tells, nats by band of log-SNR"),
+    for key, name, title in (("maps", "information_maps", "Where in the picture the information lies, nats by band of log-SNR"),
                              ("usable_maps", "usable_maps", "Where this denoiser uses z, nats by band of log-SNR")):
         if key in record and (folder / f"{name}.npz").exists():
             information_maps(record[key]["of"], read_npz(folder / f"{name}.npz"), title, folder / f"{name}.{form}")
@@ -323,7 +323,7 @@ def information_figures(record: dict, folder: str | Path, form: str = "png") -> 
 
 
 def by_logsnr(found: dict[str, dict], path: str | Path) -> None:
-    """Lower bounds of I(x_a; z) over log-SNR a, exact curves dashed, and their slopes: where along a x tells z."""
+    """Lower bounds of I(x_a; z) over log-SNR a, exact curves dashed, and their slopes: where along a x determines z."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, curve in found.items():

@@ -36,7 +36,7 @@ class Reader(nn.Module):
 
     hidden      width of two hidden layers; 0: one linear map
     gaussian    of the data: the network also sees x_a along its axes, of unit variance at every a, or what
-                low-variance axes tell at high log-SNR takes many times the steps to find
+                low-variance axes hold at high log-SNR takes many times the steps to find
     """
 
     def __init__(self, shape: tuple[int, ...], outputs: int, hidden: int, gaussian: Gaussian | None = None):

@@ -1,4 +1,4 @@
-"""Where in the picture z tells: I(x; z) before its sum over pixels, in bands of log-SNR.
+"""Where in the picture the information of z lies: I(x; z) before its sum over pixels, in bands of log-SNR.
 
     I(x; z) = sum over pixels i of 1/2 Integral E (eps_hat_i(x_a) - eps_hat_i(x_a, z))^2 da
 

@@ -1,4 +1,4 @@
-"""Maps of where in the picture z or a label tells (information_maps), and where a denoiser uses z (usable_maps)."""
+"""Maps of where in the picture the information of z or a label lies (information_maps), and where a denoiser uses z."""
 
 from __future__ import annotations
 

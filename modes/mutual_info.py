@@ -130,7 +130,7 @@ def report(record: dict, path: Path, form: str) -> None:
     print(information_table(record))
     if "by_logsnr" in record:
         print(curve_table(record["by_logsnr"]))
-    for key, title in (("maps", "where it tells"), ("usable_maps", "where this denoiser uses z")):
+    for key, title in (("maps", "where the information lies"), ("usable_maps", "where this denoiser uses z")):
         if key in record:
             print(f"\n{title}, {key}:\n" + map_table(record[key]["of"]))
     print(f"results: {path}", flush=True)

@@ -233,7 +233,7 @@ def test_the_curve_over_logsnr_of_codes_and_labels(tmp_path, capsys):
     assert set(record["maps"]["of"]) == {"z, tau 1", "class"}
     assert (config_module.folder(run.config, "results") / "information_maps.png").stat().st_size > 1000
     shown = capsys.readouterr().out
-    assert "I(x_a; class) >=" in shown and "where it tells" in shown
+    assert "I(x_a; class) >=" in shown and "where the information lies" in shown
 
 
 @pytest.mark.slow
