@@ -312,8 +312,8 @@ def information_figures(record: dict, folder: str | Path, form: str = "png") -> 
         save(figure, folder / f"mutual_info_logsnr.{form}")
     if record.get("by_logsnr"):
         by_logsnr(record["by_logsnr"], folder / "information.png")
-    for key, name, title in (("maps", "information_maps", "Where in the picture the information lies, nats by band of log-SNR"),
-                             ("usable_maps", "usable_maps", "Where this denoiser uses z, nats by band of log-SNR")):
+    for key, name, title in (("maps", "information_maps", "Where in the picture the information lies, nats by log-SNR"),
+                             ("usable_maps", "usable_maps", "Where this denoiser uses z, nats by log-SNR")):
         if key in record and (folder / f"{name}.npz").exists():
             information_maps(record[key]["of"], read_npz(folder / f"{name}.npz"), title, folder / f"{name}.{form}")
     if record["over_tau"]:
