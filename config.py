@@ -349,8 +349,8 @@ class Config:
                                   modes=("mutual_info", "programs"), nargs="+", type=number(0, above=True))
     mi_steps: int = flag(2000, "steps to fit the denoiser conditioned on tau; 0: the interval alone",
                          modes=("mutual_info",), type=integer(0))
-    curve_steps: int = flag(0, "steps to fit each of the two networks that bound I(x_a; z), or I of the labels; 0: no curve",
-                            modes=("mutual_info",), type=integer(0))
+    curve_steps: int = flag(0, "steps to fit each of the two networks that bound I(x_a; z), or I of the labels; 0: no "
+                            "curve", modes=("mutual_info",), type=integer(0))
     codes: tuple[str, ...] = flag((), "files of codes (save_latent's) to measure; no model is needed",
                                   modes=("mutual_info", "programs"), nargs="+", metavar="FILE.npz",
                                   type=place, unset="the model's own")

@@ -50,7 +50,7 @@ seeds)
         for model in ${MODELS:-diff_0_0 diff_0_0.1 diff_0_1 vae_0_0.1 diff_1e-4_0 diff_1e-2_0}; do
             IFS=_ read -r family kld mmd <<<"$model"
             flags=(--dataset digits --a_dim 16 --unets_channels 8 --encoder_channels 8 --epochs 15
-                --kld_weight "$kld" --mmd_weight "$mmd" --r_seed "$seed")
+                --kld_weight "$kld" --mmd_weight "$mmd" --r_seed "$seed" --tag "seed$seed")
             model "$family" --mode train "${flags[@]}" --learning_rate 2e-3 --ema_decay 0.99
             model "$family" --mode mutual_info --mi_steps 0 "${flags[@]}"
         done
