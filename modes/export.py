@@ -93,7 +93,7 @@ def training_command(stored: Config) -> str:
 def _python(trained: Trained, folder: Path) -> str:
     lines = ["from experiment import load", "", f'model = load("{folder.as_posix()}")', "x = model.sample(16)"]
     if getattr(trained.model, "encoder", None) is not None:
-        lines.append("z = model.encode(x.clamp(-1, 1))")
+        lines.append("z = model.encode(x)")
     lines += ["", f"# or, for every mode: python run.py --mode MODE --from {shlex.quote(folder.as_posix())}"]
     if trained.config.denoiser == "ddpm":
         lines += ["", "from diffusers import DDPMPipeline", "",

@@ -15,6 +15,7 @@ import config as config_module
 import plots
 from config import MODELS, MODES, PROGRAM, Config, reads
 from experiment import checkpoints, find_checkpoint, open_record
+from experiment.exported import WEIGHTS
 from metrics.measured import READERS
 from scripts.sweep import typed
 from utils import CommandError, did_you_mean, file_hash, read_json
@@ -78,7 +79,7 @@ class Experiment:
 
 
 def locate(text: str, roots: Roots) -> Path:
-    """The checkpoint that an experiment's folder, its name, or a checkpoint's own path means.
+    """The checkpoint that an experiment's or export's folder, its name, or a checkpoint's own path means.
 
     Raises CommandError, with what is there, where there is none.
     """
@@ -86,7 +87,7 @@ def locate(text: str, roots: Roots) -> Path:
     if given.is_file():
         return given
     for folder in (given, roots.models / text):
-        if folder.is_dir() and (checkpoints(folder) or (folder / "last.pth").exists()):
+        if checkpoints(folder) or any((folder / name).is_file() for name in ("last.pth", WEIGHTS)):
             return find_checkpoint(folder, None)
     there = sorted({path.parent.relative_to(roots.models).as_posix() for path in roots.models.rglob("*.pth")})
     there = [name for name in there if name != "."]
