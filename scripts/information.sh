@@ -5,7 +5,8 @@
 #   bash scripts/information.sh weights    digits, growing --mmd_weight and shrinking --kld_weight, and one figure of it
 #   bash scripts/information.sh seeds      digits, what MMD and KL do to the interval, over three seeds
 #   bash scripts/information.sh steps      shapes3d, interval and usable information as a denoiser is trained, a figure
-# Variables: EPOCHS=80 (digits)  PAIRS="1e-2_0 1e-4_10" (kld_mmd)  SEEDS="0 1 2"  STEPS="500 1000 2000 4000"
+# Variables: EPOCHS=80 (digits)  PAIRS="1e-2_0 1e-4_10" (kld_mmd)  SEEDS="0 1 2"  MODELS="diff_0_0.1 vae_0_0.1"
+#            (family_kld_mmd)  STEPS="500 1000 2000 4000"
 #            PYTHON= DRY= (python.sh)
 #            MI_STEPS=600 (steps that fit the denoiser conditioned on tau)
 set -euo pipefail
