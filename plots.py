@@ -188,9 +188,11 @@ def heat_map(matrix: np.ndarray, rows: list[str], columns: list[str], title: str
 
 
 def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, ylabel: str, logx: bool = False,
-          logy: bool = False) -> None:
-    """Curves by name, each (x, y) or (x, y, standard error)."""
+          logy: bool = False, bands: dict[str, tuple] | None = None) -> None:
+    """Curves by name, each (x, y) or (x, y, standard error), over bands by name, each (x, low, high)."""
     figure, panel = axes(title, xlabel, ylabel)
+    for number, (name, (x, low, high)) in enumerate((bands or {}).items()):
+        panel.fill_between(x, low, high, color=f"C{9 - number}", alpha=0.4, linewidth=4, label=plain(name))
     for name, (x, y, *error) in series.items():
         if error:
             panel.errorbar(x, y, yerr=2 * np.asarray(error[0]), marker="o", markersize=4, capsize=3, label=plain(name))
@@ -202,7 +204,7 @@ def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, y
     if logx and len(places) <= 10:
         panel.set_xticks(places, [f"{value:g}" for value in places])
         panel.minorticks_off()
-    if len(series) > 1:
+    if len(series) + len(bands or {}) > 1:
         panel.legend(frameon=False, fontsize=8)
     save(figure, path)
 

@@ -172,8 +172,9 @@ def joint_surprise(z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def exact_curve(images: Tensor, group: Tensor, mixing: Tensor, rows: Tensor, z: Tensor, logsnrs: list[float],
-                 seed: int) -> list[Mean]:
-    """i(a) itself where x is uniform over a finite set: the posterior over the set is a softmax of distances.
+                 seed: int) -> Tensor:
+    """log p(z | x_a) / p(z), whose mean is i(a), where x is uniform over a finite set: the posterior over the set is a
+    softmax of distances. [L, N], in the noise in which `measure` sees the first N rows.
 
     images  [M, d] float, all of them; group [M] int64 which of G values of what z depends on each has
     mixing  [G, Z] float64, q(z | group)
@@ -193,13 +194,13 @@ def exact_curve(images: Tensor, group: Tensor, mixing: Tensor, rows: Tensor, z: 
         y = (x + math.exp(-logsnr / 2) * eps).to(dtype)
         logs = torch.stack([_log_sum(y, part, logsnr) for part in images.split(sizes)], 1).double()  # [N, G]
         posterior = torch.softmax(logs, 1) @ mixing  # p(z | x_a)
-        found.append(average(posterior.gather(1, z[:, None])[:, 0].log() - marginal[z]))
-    return found
+        found.append(posterior.gather(1, z[:, None])[:, 0].log() - marginal[z])
+    return torch.stack(found)
 
 
 @torch.no_grad()
-def exact_images(images: Tensor, rows: Tensor, logsnrs: list[float], seed: int) -> list[Mean]:
-    """i(a) where z is the image's own number: log M - E[-log p(image | x_a)], on the same noise as `exact_curve`."""
+def exact_images(images: Tensor, rows: Tensor, logsnrs: list[float], seed: int) -> Tensor:
+    """The same where z is the image's own number: log M + log p(image | x_a). [L, N]"""
     images = images - images.mean(0)
     found = []
     for number, logsnr in enumerate(logsnrs):
@@ -208,8 +209,19 @@ def exact_images(images: Tensor, rows: Tensor, logsnrs: list[float], seed: int) 
             "eps", images.shape[1])).to(dtype)
         own = images[rows].to(dtype)
         fit = math.exp(logsnr) * ((y * own).sum(1) - 0.5 * own.square().sum(1))
-        found.append(average((fit - _log_sum(y, images, logsnr)).double() + math.log(len(images))))
-    return found
+        found.append((fit - _log_sum(y, images, logsnr)).double() + math.log(len(images)))
+    return torch.stack(found)
+
+
+def paired(exact: Tensor, bound: Tensor) -> tuple[Mean, Mean]:
+    """What is exact, from few rows, and how far a bound lies below it. [n], [N] whose first n are the same rows.
+
+    The bound's mean over all rows is the exact one's control variate: their difference varies far less than either.
+    """
+    gap = average(exact - bound[: len(exact)])
+    parts = (bound - bound.mean()) / len(bound)
+    parts[: len(exact)] += (exact - bound[: len(exact)] - gap.mean) / len(exact)
+    return Mean(bound.mean().item() + gap.mean, parts.square().sum().sqrt().item()), gap
 
 
 def _log_sum(y: Tensor, images: Tensor, logsnr: float, chunk: int = 20_000) -> Tensor:

@@ -14,8 +14,19 @@ from dataset import shapes3d
 from experiment import fit_gaussian
 from experiment.intervals import Latent
 from experiment.measuring import Sample
-from information.by_logsnr import Critic, Heads, Pair, exact_curve, exact_images, fit, joint_surprise, measure, surprise
-from information.likelihood import Mean, average
+from information.by_logsnr import (
+    Critic,
+    Heads,
+    Pair,
+    exact_curve,
+    exact_images,
+    fit,
+    joint_surprise,
+    measure,
+    paired,
+    surprise,
+)
+from information.likelihood import average
 from information.maps import gaps_of_readers
 from information.mutual_information import lost_below
 from modes.maps import Maps
@@ -63,16 +74,20 @@ class Curves:
             self.maps.add(gaps_of_readers(tuple(pair.both), z, names))
         return measure(pair, self.x, z, self.grid, self.config.r_seed).cpu()
 
-    def columns(self, nats: Tensor, exact: list[Mean] | None = None) -> dict:
-        """As it stands in a result file, from [L, N]: the bound, and its slope between neighbouring log-SNRs."""
+    def columns(self, nats: Tensor, exact: Tensor | None = None) -> dict:
+        """As it stands in a result file, from [L, N]: the bound, and its slope between neighbouring log-SNRs; beside
+        them, from [L, n] of the first n rows, what is exact and how far below it the bound lies."""
         a, means = np.array(self.grid), [average(level) for level in nats]
         values = np.array([one.mean for one in means])
         rise = [average(difference) for difference in nats.diff(dim=0)]
         found = {"logsnr": self.grid, "nats": values.tolist(), "se": [one.se for one in means],
                  "slope_at": ((a[1:] + a[:-1]) / 2).tolist(), "slope": (np.diff(values) / np.diff(a)).tolist(),
                  "slope_se": [one.se / step for one, step in zip(rise, np.diff(a), strict=True)]}
-        return found if exact is None else found | {"exact": [one.mean for one in exact],
-                                                    "exact_se": [one.se for one in exact]}
+        if exact is not None:
+            both = zip(*(paired(one, bound) for one, bound in zip(exact, nats, strict=True)), strict=True)
+            for name, means in zip(("exact", "gap"), both, strict=True):
+                found |= {name: [one.mean for one in means], f"{name}_se": [one.se for one in means]}
+        return found
 
     def of_z(self, latent: Latent) -> dict:
         """Of z: a classifier's where it is labels, else a critic's."""
@@ -115,7 +130,7 @@ class Curves:
         nats = self.nats(lambda: self.heads(sizes, False), lambda x, index: z_train[index], z, names) + surprise(z)
         return {name: self.columns(nats[:, :, k]) for k, name in enumerate(names)}
 
-    def exact(self) -> list[Mean] | None:
+    def exact(self) -> Tensor | None:
         """Of labels of shapes3d at 8 pixels, from the posterior over all 480,000 images; None for other data."""
         dataset = self.sample.dataset
         sent, came, sizes, error, independent = dataset.channel.classes

@@ -158,15 +158,15 @@ def information_table(record: dict) -> str:
 
 
 def curve_table(found: dict[str, dict]) -> str:
-    """The curves of mutual_info.json over log-SNR: a row a log-SNR, a column a curve, the exact one beside it."""
+    """The curves of mutual_info.json over log-SNR: a row a log-SNR, a column a curve; beside it the exact one, and how
+    far below that the bound lies."""
     head, columns = ["log-SNR"], []
     for name, curve in found.items():
         head.append(f"I(x_a; {name}) >=")
         columns.append([f"{nats:.3f} +- {se:.3f}" for nats, se in zip(curve["nats"], curve["se"], strict=True)])
-        if "exact" in curve:
-            head.append("exact")
-            values = zip(curve["exact"], curve["exact_se"], strict=True)
-            columns.append([f"{nats:.3f} +- {se:.3f}" for nats, se in values])
+        for key in ("exact", "gap") if "exact" in curve else ():
+            head.append(key)
+            columns.append([f"{nats:.3f} +- {se:.3f}" for nats, se in zip(curve[key], curve[f"{key}_se"], strict=True)])
     first = [f"{a:.1f}" for a in next(iter(found.values()))["logsnr"]]
     return markdown_table(head, [list(row) for row in zip(first, *columns, strict=True)])
 

@@ -28,7 +28,6 @@ PROG = "python -m scripts.plot_results"
 STEP = "step"  # of --by: no flag, but how long the checkpoint was trained
 
 
-
 def gather(places: list[str]) -> list[dict]:
     """The records of all result files named, or lying below the folders named."""
     files = []
@@ -85,7 +84,7 @@ def place_of(record: dict, by: str):
 
 
 def draw_information(records: list[dict], output: Path, by: str | None) -> None:
-    """Bounds of I(x; z) and usable information, an experiment a place; noisy latents as curves over tau besides."""
+    """Intervals of I(x; z) and usable information, an experiment a place; noisy latents as curves over tau besides."""
     parts = [f"## {record['config'].experiment}\n\n{information_table(record)}" for record in records]
     write_text(output / "information.md", "\n\n".join(parts))
     if by:
@@ -94,16 +93,16 @@ def draw_information(records: list[dict], output: Path, by: str | None) -> None:
     known = [(place, record["exact_nats"]) for place, record in zip(places, records, strict=True)
              if record.get("exact_nats") is not None]
     series = {"I(x; z), exact": tuple(zip(*known, strict=True))} if known else {}
-    for label in ("lower", "upper"):
-        known = [(place, record["bracket_nats"][label], record["bracket_nats"][f"{label}_se"])
-                 for place, record in zip(places, records, strict=True) if record["bracket_nats"]]
-        series |= {f"I(x; z), {label} bound": tuple(zip(*known, strict=True))} if known else {}
+    known = [(place, *record["bracket_nats"]["interval"])
+             for place, record in zip(places, records, strict=True) if record["bracket_nats"]]
+    bands = {"I(x; z), interval from codes": tuple(zip(*known, strict=True))} if known else {}
     for label in ("difference", "orthogonal"):
         known = [(place, record["usable_nats"][label], record["usable_nats"][f"{label}_se"])
                  for place, record in zip(places, records, strict=True) if "usable_nats" in record]
         series |= {f"usable by the denoiser, {label}": tuple(zip(*known, strict=True))} if known else {}
-    plots.lines(series, output / "information.png", "nats about x in z",
-                by or "experiment, as listed in information.md", "nats", logx=bool(by) and min(places) > 0)
+    axis = {STEP: "training step", None: "experiment, as listed in information.md"}.get(by, by)
+    plots.lines(series, output / "information.png", "information about x in z", axis, "nats",
+                logx=bool(by) and min(places) > 0, bands=bands)
     noisy = {}
     for record in filter(lambda record: record["over_tau"], records):
         taus = [part["tau"] for part in record["over_tau"]]

@@ -16,6 +16,7 @@ from information.by_logsnr import (
     fit,
     joint_surprise,
     measure,
+    paired,
     surprise,
 )
 from information.likelihood import average
@@ -47,13 +48,14 @@ def test_the_exact_curve_is_that_of_the_posterior():
     logsnrs = [-2.0, 0.0, 2.0]
     index, _, z = sampled(6000)
     found = exact_curve(POINTS, GROUP, torch.eye(2).double(), index, z, logsnrs, seed=1)
-    for logsnr, one in zip(logsnrs, found, strict=True):
+    for logsnr, values in zip(logsnrs, found, strict=True):
+        one = average(values)
         assert abs(one.mean - by_quadrature(logsnr)) < 3 * one.se + 1e-3
         assert one.se < 0.02
     # Through a channel with error .2 the top of the curve is the channel's I.
     mixing = torch.tensor([[0.8, 0.2], [0.2, 0.8]]).double()
     z = torch.where(Rng(2, torch.arange(6000)).uniform("error") < 0.2, 1 - z, z)
-    top = exact_curve(POINTS, GROUP, mixing, index, z, [9.0], seed=1)[0]
+    top = average(exact_curve(POINTS, GROUP, mixing, index, z, [9.0], seed=1)[0])
     out = np.array([2 / 3 * 0.8 + 1 / 3 * 0.2, 2 / 3 * 0.2 + 1 / 3 * 0.8])
     truth = -(out * np.log(out)).sum() + 0.8 * math.log(0.8) + 0.2 * math.log(0.2)
     assert abs(top.mean - truth) < 3 * top.se
@@ -64,9 +66,20 @@ def test_the_exact_curve_of_the_image_s_own_number_is_that_of_a_group_an_image()
     logsnrs = [-2.0, 1.0, 5.0]
     groups = exact_curve(POINTS, torch.arange(3), torch.eye(3).double(), rows, rows, logsnrs, seed=1)
     found = exact_images(POINTS, rows, logsnrs, seed=1)
-    assert [one.mean for one in found] == pytest.approx([one.mean for one in groups], abs=1e-5)
-    assert [one.se for one in found] == pytest.approx([one.se for one in groups], abs=1e-5)
-    assert found[-1].mean == pytest.approx(math.log(3), abs=1e-3)
+    assert torch.allclose(found, groups, atol=1e-5)
+    assert found[-1].mean().item() == pytest.approx(math.log(3), abs=1e-3)
+
+
+def test_the_exact_curve_takes_a_bound_on_more_rows_for_its_control_variate():
+    draws = torch.randn(300, 1000, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    bounds = 1 + draws[..., 0]
+    both = [paired(bound[:50] + 0.3 + 0.1 * other[:50], bound)
+            for bound, other in zip(bounds, draws[..., 1], strict=True)]
+    for found, truth in zip(zip(*both, strict=True), (1.3, 0.3), strict=True):
+        means, errors = (torch.tensor([getattr(one, name) for one in found]) for name in ("mean", "se"))
+        assert means.mean().item() == pytest.approx(truth, abs=0.01)
+        assert errors.mean().item() == pytest.approx(means.std().item(), rel=0.15)
+        assert errors.mean() < 0.04  # of 50 rows alone .14
 
 
 def test_a_reader_sees_the_data_along_its_axes_at_unit_variance():
