@@ -102,7 +102,7 @@ def _run(argv: list[str]) -> int:
     if "--from" in argv:
         from experiment import expand_from
 
-        argv = expand_from(argv)
+        argv = expand_from(argv, "train")
     command = commandline.parse(argv, "run.py", registry.SPECS)
     check_served(command)
     if command.config.dry_run:

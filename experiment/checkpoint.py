@@ -190,15 +190,16 @@ def stored_config(path: Path) -> Config:
     return config_module.on_own_schedule(config_module.from_stored(record.get("config"), path), record.get("network"))
 
 
-def expand_from(argv: list[str]) -> list[str]:
+def expand_from(argv: list[str], mode: str | None = None) -> list[str]:
     """A command line with `--from PATH` before which stand the flags of the model in PATH (to train, training's too).
 
+    mode    where no --mode is typed
     Raises CommandError for a path without a checkpoint, and for one to train on from without a state of training.
     """
     if "--from" not in argv[:-1]:
         return argv
     path = Path(argv[argv.index("--from") + 1])
-    mode = argv[argv.index("--mode") + 1] if "--mode" in argv[:-1] else "train"
+    mode = argv[argv.index("--mode") + 1] if "--mode" in argv[:-1] else mode
     if mode == "train" and exported.is_export(find_checkpoint(path, None) if path.is_dir() else path):
         raise CommandError(f"{path} is an export, which training cannot go on from: give the folder of its experiment")
     stored = stored_config(path)

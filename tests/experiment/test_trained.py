@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import run
+import train_classifier
 from experiment import load
 from utils import CommandError, read_json, read_npz
 
@@ -178,6 +179,15 @@ def test_a_folder_of_another_name_is_found_and_a_contradiction_is_refused(place,
     assert "--a_dim 3 contradicts copies/mine" in capsys.readouterr().err
     assert run.main(["--mode", "eval", "--from", "copies"]) == 2
     assert "no checkpoint in copies" in capsys.readouterr().err
+
+
+def test_a_program_without_modes_leaves_the_flags_of_training_aside(place, capsys):
+    flags = "--dataset digits --diffusion_steps 4 --unets_channels 4 --encoder_channels 4 --a_dim 3 --device cpu"
+    assert run.main(f"--mode train {flags} --dropout 0 --max_steps 1 --sampling_number 2".split()) == 0
+    folder = "models/digits_3d_0.1mmd_4steps_4unet_4enc"
+    assert run.main(f"--mode save_latent --from {folder} --device cpu".split()) == 0
+    assert train_classifier.main(f"--from {folder} --inputs z --folds 2 --jobs 1".split()) == 0
+    assert "accuracy" in capsys.readouterr().out
 
 
 def test_training_goes_on_from_a_folder(place, capsys):
