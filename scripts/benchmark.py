@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import copy
 import math
+import multiprocessing
 import platform
 import resource
 import statistics
@@ -26,6 +27,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,7 +42,7 @@ from dataset import registry, shapes3d
 from diffusion import Gaussian, diffuse
 from experiment import build_fresh, compile_networks, half_of, pick_device
 from models import UNET, multipliers, parameter_count
-from modules import use_sweeps
+from modules import Convolution, GroupNorm, use_sweeps
 from rng import Rng
 from sampling import sample
 from training import Stepper
@@ -71,9 +73,17 @@ class Ours:
         self.parameters = parameter_count(self.stepper.model)
         self.z_dim = config.a_dim if config.model == "diff" else 0
 
-    def compile(self) -> None:
+    def take(self, *kernels) -> tuple:
+        """Let the networks work by other kernels (`use_sweeps`); returns those from before."""
+        before = next((m.sweeps for m in self.stepper.model.modules() if isinstance(m, GroupNorm)), None), next(
+            (m.winograd for m in self.stepper.model.modules() if isinstance(m, Convolution)), None)
         for part in (self.stepper.model, self.stepper.ema):
-            use_sweeps(part, None)
+            use_sweeps(part, *kernels)
+        return before
+
+    def compile(self) -> None:
+        self.take(None)
+        for part in (self.stepper.model, self.stepper.ema):
             compile_networks(part, Config(compile="full"), self.stepper.device)
 
     def train(self, x: Tensor) -> None:
@@ -189,20 +199,19 @@ class DenoisingDiffusionPytorch(nn.Module):
 RIVALS = {"diffusers": "diffusers", "denoising-diffusion-pytorch": "denoising_diffusion_pytorch"}
 
 
-def contenders(config: Config, shape: tuple[int, ...], device: torch.device) -> list[Ours | Rival]:
-    """Ours, then what is installed of the others and has a counterpart."""
+def contenders(config: Config, shape: tuple[int, ...], device: torch.device) -> list[Callable[[], Ours | Rival]]:
+    """What makes ours, then what is installed of the others and has a counterpart."""
     spec = registry.SPECS[config.dataset]
     levels, half = multipliers(config, shape[-1], spec.depth), half_of(config.precision, device)
-    field: list[Ours | Rival] = [Ours(config, shape, device)]
-    z_dim = field[0].z_dim
-    torch.manual_seed(0)
+    z_dim = config.a_dim if config.model == "diff" else 0
+    sizes = (shape, spec.width, levels, config.dropout)
+    field: list[Callable[[], Ours | Rival]] = [lambda: Ours(config, shape, device)]
     if find_spec("diffusers"):
-        network = Diffusers(shape, spec.width, levels, config.dropout, z_dim)
-        field.append(Rival("diffusers", network, half, device))
-        field.append(Rival("diffusers", copy.deepcopy(network), half, device).channels_last())
+        field.append(lambda: Rival("diffusers", Diffusers(*sizes, z_dim), half, device))
+        field.append(lambda: Rival("diffusers", Diffusers(*sizes, z_dim), half, device).channels_last())
     if find_spec("denoising_diffusion_pytorch") and not z_dim:
-        network = DenoisingDiffusionPytorch(shape, spec.width, levels, config.dropout)
-        field.append(Rival("denoising-diffusion-pytorch", network, half, device))
+        network = DenoisingDiffusionPytorch
+        field.append(lambda: Rival("denoising-diffusion-pytorch", network(*sizes), half, device))
     return field
 
 
@@ -250,20 +259,42 @@ def matmul_peak(clock: Clock, half: torch.dtype | None) -> float:
 
 
 def flops(function: Callable[[], object]) -> int:
+    """As the definition of a convolution has them; the counter sees torch's own operations only."""
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
 
 
-def peak_bytes(clock: Clock, contender: Ours | Rival, x: Tensor, own: int) -> int:
-    """Memory of one training step. GPU: the contender's own `own` bytes and what the step takes beyond them. CPU: the
-    most that this process has held so far, everything included."""
-    if clock.device.type != "cuda":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    before = torch.cuda.memory_allocated(clock.device)
-    torch.cuda.reset_peak_memory_stats(clock.device)
-    contender.train(x)
-    return torch.cuda.max_memory_allocated(clock.device) - before + own
+def peak_bytes(config: Config, number: int, device: torch.device) -> int:
+    """Memory of a training step of one of the `contenders`, in a process of its own: two steps beyond its start.
+
+    On a GPU what is allocated at most, on a CPU how far the process grows, its first step's scratch included.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would inherit this process's size
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(_grown_by, config, number, device, torch.get_num_threads()).result()
+
+
+def _grown_by(config: Config, number: int, device: torch.device, threads: int) -> int:
+    torch.set_num_threads(threads)
+    spec = registry.SPECS[config.dataset]
+    shape = (spec.channels, spec.size, spec.size)
+    x = torch.rand(config.batch_size, *shape, device=device) * 2 - 1
+    torch.nn.functional.conv2d(x, x[:1])  # what the libraries take for themselves
+    start = _most_held(device)
+    only = contenders(config, shape, device)[number]()
+    for _ in range(2):
+        only.train(x)
+    return _most_held(device) - start
+
+
+def _most_held(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):  # since the process began; getrusage's counts its parent too
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def kept_bytes(contender: Ours | Rival, x: Tensor) -> int:
@@ -291,26 +322,27 @@ def quartiles(contender: list[float], ours: list[float]) -> list[float]:
     return np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
 
 
-def state_bytes(contender: Ours | Rival) -> int:
-    """Weights, their average, gradients and AdamW's two moments, in float32."""
-    return contender.parameters * 5 * 4
-
-
 def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) -> list[dict]:
     """A row a contender, of one size, model and precision."""
     spec = registry.SPECS[config.dataset]
     shape = (spec.channels, spec.size, spec.size)
     x = torch.rand(config.batch_size, *shape, device=clock.device) * 2 - 1
     logsnr = torch.linspace(-4, 8, config.batch_size, device=clock.device)
-    field = contenders(config, shape, clock.device)
+    makers = contenders(config, shape, clock.device)
+    grown = [peak_bytes(config, number, clock.device) for number in range(len(makers))]
+    torch.manual_seed(0)
+    field = [make() for make in makers]
+    kernels = field[0].take(None)
     work = [flops(lambda c=c: c.train(x[:2])) / 2 for c in field]  # an image
     calls_work = [flops(lambda c=c: c.evaluate(x[:2], logsnr[:2])) / 2 for c in field]
+    field[0].take(*kernels)
     for contender in field if compiled else ():
         contender.compile()
     train = clock.rounds([lambda c=c: c.train(x) for c in field])
     evaluate = clock.rounds([lambda c=c: c.evaluate(x, logsnr) for c in field])
     rows = []
-    for contender, image_flops, call_flops, steps, calls in zip(field, work, calls_work, train, evaluate, strict=True):
+    for contender, image_flops, call_flops, steps, calls, most in zip(field, work, calls_work, train, evaluate, grown,
+                                                                      strict=True):
         step, call = statistics.median(steps), statistics.median(calls)
         rows.append({
             "size": config.dataset, "model": config.model, "precision": "compiled" if compiled else config.precision,
@@ -318,7 +350,7 @@ def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) 
             "step_flops": image_flops * len(x), "step_seconds": step, "train_images_per_second": len(x) / step,
             "peak_share": image_flops * len(x) / step / peak, "call_seconds": call,
             "evaluate_images_per_second": len(x) / call, "repeats": [len(steps), len(calls)],
-            "peak_bytes": peak_bytes(clock, contender, x, state_bytes(contender)),
+            "peak_bytes": most, "peak_times_ours": most / grown[0],
             "train_times_ours": quartiles(steps, train[0]), "evaluate_times_ours": quartiles(calls, evaluate[0]),
             "kept_bytes": kept_bytes(contender, x), "evaluate_share": call_flops * len(x) / call / peak,
             "parameters_times_ours": contender.parameters / field[0].parameters,
@@ -391,23 +423,26 @@ def measure_rendering(batch: int, clock: Clock) -> dict:
 
 
 def network_table(rows: list[dict]) -> str:
-    """Ours: times, and the share that the matrix products and convolutions alone would take at the measured peak."""
-    head = ["size, model, precision", "M", "GFLOP a step", "ms a step", "of peak", "ms a call", "of peak", "kept MB"]
+    """Ours: times, and the share that the matrix products and convolutions alone would take at the measured peak.
+
+    Over 100 % where the convolutions do with fewer multiplications than their definition has.
+    """
+    head = ["size, model, precision", "M", "GFLOP a step", "ms a step", "of peak", "ms a call", "of peak",
+            "kept, peak MB"]
     return table(head, [[
         named(row), f"{row['parameters'] / 1e6:.2f}", f"{row['step_flops'] / 1e9:.1f}",
         f"{1e3 * row['step_seconds']:.0f}", f"{100 * row['peak_share']:.0f}%", f"{1e3 * row['call_seconds']:.1f}",
-        f"{100 * row['evaluate_share']:.0f}%", f"{row['kept_bytes'] / 2**20:.0f}",
+        f"{100 * row['evaluate_share']:.0f}%", f"{row['kept_bytes'] / 2**20:.0f}, {row['peak_bytes'] / 2**20:.0f}",
     ] for row in rows if row["network"] == "ours"])
 
 
 def rival_table(rows: list[dict]) -> str:
     """Ratios are of the rival's seconds or bytes over ours, round by round: above 1, ours takes less."""
-    head = ["size, model, precision", "network", "M, FLOPs / ours", "train / ours", "evaluate / ours", "kept / ours"]
-    own = {named(row): row for row in rows if row["network"] == "ours"}
+    head = ["size, model, precision", "network", "M, FLOPs / ours", "train / ours", "evaluate / ours", "peak / ours"]
     return table(head, [[
         named(row), row["network"], f"{row['parameters_times_ours']:.2f}, {row['flops_times_ours']:.2f}",
         *("{1:.2f} ({0:.2f} to {2:.2f})".format(*row[f"{what}_times_ours"]) for what in ("train", "evaluate")),
-        f"{row['kept_bytes'] / own[named(row)]['kept_bytes']:.2f}",
+        f"{row['peak_times_ours']:.2f}",
     ] for row in rows if row["network"] != "ours"])
 
 
