@@ -19,6 +19,9 @@ from kernels.build import load
 SOURCE = Path(__file__).with_suffix(".cpp")
 WIDE = 16  # channels that winograd.cpp takes at once
 SMALLEST = 4  # pixels a side: of a smaller image most of a tile's surroundings is padding
+# Where it pays (docs/benchmark.md): with more kernels than so many for each tile of 2x2 pixels, transforming them takes
+# longer than the multiplications that it saves; with more in all, the sixteen products leave the cache.
+A_TILE, IN_ALL = 512, 2**17
 
 
 class Convolve(torch.autograd.Function):
@@ -82,6 +85,7 @@ class Winograd:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         return (x.device.type == "cpu" and x.dtype == dtype and dtype in self._forward
                 and weight.dtype == torch.float32 and min(x.shape[2:]) >= SMALLEST
+                and weight.shape[:2].numel() <= min(A_TILE * _tiles(x), IN_ALL)
                 and not (weight.shape[0] % WIDE or weight.shape[1] % WIDE))
 
     def spread(self, weight: Tensor, dtype: torch.dtype, turned: bool = False) -> Tensor:
@@ -116,6 +120,10 @@ class Winograd:
         task = _Task(batch, height, width, inside, outside, torch.get_num_threads())
         self._backward[x.dtype](ctypes.addressof(task), x.data_ptr(), dy.data_ptr(), dw.data_ptr())
         return dw
+
+
+def _tiles(x: Tensor) -> int:
+    return x.shape[0] * -(-x.shape[2] // 2) * -(-x.shape[3] // 2)
 
 
 def _function(library: ctypes.CDLL, name: str, count: int):

@@ -75,6 +75,9 @@ def test_what_it_does_not_serve(kernel):
     assert not kernel.serves(x.double(), weight.double())
     assert not kernel.serves(x, weight[:20])
     assert not kernel.serves(x[:, :8], weight[:, :8])
+    large, small = torch.empty(512, 512, 3, 3), torch.empty(256, 256, 3, 3)  # never, and with tiles enough
+    assert not kernel.serves(torch.empty(64, 512, 8, 8), large)
+    assert kernel.serves(torch.empty(8, 256, 8, 8), small) and not kernel.serves(torch.empty(7, 256, 8, 8), small)
 
 
 def test_the_same_on_any_number_of_threads(kernel):
