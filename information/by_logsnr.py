@@ -65,8 +65,9 @@ class Reader(nn.Module):
 class Heads(nn.Module):
     """A classifier of several labels. `nats` are log q(z_k | x_a, a), if chained log q(z_k | x_a, a, z_1 .. z_(k-1)).
 
-    All heads share linear features of x_a, scaled and shifted by a, and by the earlier labels where chained (FiLM:
-    Perez et al. 2018): the log-likelihood of an outline is bilinear in x_a and the colours on either side.
+    All heads share linear features of x_a, normalised (Ba et al. 2016), then scaled and shifted by a, and by the
+    earlier labels where chained (FiLM: Perez et al. 2018): the log-likelihood of an outline is bilinear in x_a and the
+    colours on either side.
     """
 
     batch, learning_rate = 128, 5e-3
@@ -74,7 +75,8 @@ class Heads(nn.Module):
     def __init__(self, shape: tuple[int, ...], sizes: tuple[int, ...], chained: bool = False, hidden: int = 512,
                  gaussian: Gaussian | None = None):
         super().__init__()
-        self.reader, self.logsnr = Reader(shape, hidden, 0, gaussian), nn.Linear(FEATURES, 2 * hidden)
+        self.reader, self.norm = Reader(shape, hidden, 0, gaussian), nn.LayerNorm(hidden)
+        self.logsnr = nn.Linear(FEATURES, 2 * hidden)
         self.labels = nn.ModuleList(nn.Embedding(size, 2 * hidden) for size in sizes[:-1]) if chained else ()
         for embedding in self.labels:
             nn.init.normal_(embedding.weight, std=0.1)
@@ -83,7 +85,7 @@ class Heads(nn.Module):
 
     def nats(self, x_noisy: Tensor, logsnr: Tensor, z: Tensor) -> Tensor:
         """z [B, K] int64 -> [B, K]"""
-        features, modulation = self.reader(x_noisy, logsnr), self.logsnr(sinusoids(logsnr, FEATURES))
+        features, modulation = self.norm(self.reader(x_noisy, logsnr)), self.logsnr(sinusoids(logsnr, FEATURES))
         found = []
         for k, head in enumerate(self.heads):
             scale, shift = modulation.chunk(2, 1)
@@ -121,15 +123,47 @@ class Pair(nn.Module):
         return torch.logaddexp(*(network.nats(x_noisy, logsnr, z) for network in self.both)) - math.log(2)
 
 
+class Levels:
+    """Where on [0, 1] to fit: a density by the losses seen in each of its equal parts, even at first."""
+
+    parts, memory, even = 16, 0.95, 0.2
+
+    def __init__(self):
+        self.loss, self.count = torch.zeros(self.parts).double(), torch.zeros(self.parts).double()
+
+    def density(self) -> Tensor:
+        """sqrt((loss - least) (most - loss)), mixed with the uniform one. [parts], of sum one"""
+        if not self.count.all():
+            return torch.full((self.parts,), 1 / self.parts).double()
+        loss = self.loss / self.count
+        weight = ((loss - loss.min()) * (loss.max() - loss)).sqrt() + 1e-12
+        return (1 - self.even) * weight / weight.sum() + self.even / self.parts
+
+    def draw(self, unit: Tensor) -> Tensor:
+        """Uniform draws -> draws of the density, by its inverse distribution function."""
+        density = self.density().to(unit.device)
+        ends = density.cumsum(0)
+        part = torch.searchsorted(ends[:-1].contiguous(), unit.double())
+        return ((part + 1 - (ends[part] - unit) / density[part]) / self.parts).clamp(0, 1).float()
+
+    def see(self, unit: Tensor, loss: Tensor) -> None:
+        """Losses at such draws enter a moving average."""
+        part = (unit.cpu() * self.parts).long().clamp(max=self.parts - 1)
+        for total, value in ((self.loss, loss.cpu().double()), (self.count, torch.ones(len(part)).double())):
+            total.mul_(self.memory).index_add_(0, part, value)
+
+
 def fit(network: nn.Module, batch_at: Callable[[Tensor], tuple[Tensor, Tensor]], count: int,
         logsnrs: tuple[float, float], steps: int, seed: int):
-    """Fit a network to x_a at log-SNRs drawn evenly from `logsnrs`; returns it in evaluation mode.
+    """Fit a network to x_a at log-SNRs of the range `logsnrs`; returns it in evaluation mode. A function of `seed`.
 
     batch_at    indices [B] of `count` rows -> (x [B, *shape], z [B, .])
-    A critic gets one log-SNR a batch, so that the noise does not distinguish the rows. A function of `seed`.
+    A critic gets one log-SNR a batch, evenly drawn, so that the noise does not distinguish the rows; a classifier many,
+    most of them where its loss is far from both of its ends: where x_a tells nothing, or all, there is little to fit.
     """
     batch, optimizer = network.batch, torch.optim.Adam(network.parameters())
     low, high = logsnrs
+    levels = Levels()
     for step in trange(steps, desc="fitting the curve over log-SNR", leave=False):
         rise, fall = min(1.0, (step + 1) / WARMUP), 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.param_groups[0]["lr"] = network.learning_rate * rise * fall
@@ -137,12 +171,14 @@ def fit(network: nn.Module, batch_at: Callable[[Tensor], tuple[Tensor, Tensor]],
         x, z = batch_at((rng.uniform("row").double() * count).long())
         rng = Rng(seed, torch.arange(batch, device=x.device), step)
         unit = rng.uniform("logsnr")
-        logsnr = low + (high - low) * (unit[:1].expand(batch) if isinstance(network, Critic) else unit)
+        unit = unit[:1].expand(batch) if isinstance(network, Critic) else levels.draw(unit)
+        logsnr = low + (high - low) * unit
         nats = network.nats(diffuse(x, logsnr, rng.normal("eps", *x.shape[1:])), logsnr, z)
         optimizer.zero_grad(set_to_none=True)
         (-nats.sum(1).mean()).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
+        levels.see(unit, -nats.detach().sum(1))
     return network.eval().requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ from diffusion import Gaussian, diffuse
 from information.by_logsnr import (
     Critic,
     Heads,
+    Levels,
     Reader,
     exact_curve,
     exact_images,
@@ -97,6 +98,19 @@ def test_a_reader_sees_the_data_along_its_axes_at_unit_variance():
         assert torch.allclose(along.mean(0), torch.zeros(2), atol=0.06)
         assert torch.allclose(along.std(0), torch.ones(2), atol=0.04)
     assert abs(torch.corrcoef(along.T)[0, 1]) < 0.05
+
+
+def test_most_log_snrs_are_drawn_where_the_loss_is_far_from_both_ends():
+    levels, unit = Levels(), (torch.arange(3200) + 0.5) / 3200
+    assert torch.allclose(levels.draw(unit), unit, atol=1e-6)  # nothing seen yet
+    for _ in range(20):
+        at = levels.draw(unit)
+        levels.see(at, 3 * torch.sigmoid(20 * (0.5 - at)))
+    at = levels.draw(unit)
+    assert (at.diff() > 0).all() and at[0] < 0.02 and at[-1] > 0.98
+    inside = ((at > 0.375) & (at < 0.625)).float().mean().item()
+    assert inside == pytest.approx(levels.density()[6:10].sum().item(), abs=0.002)
+    assert inside > 0.5
 
 
 @pytest.mark.slow
