@@ -140,7 +140,7 @@ class Curves:
         if not whole and np.prod(sizes) > EXACT_VALUES:
             return None
         images = torch.from_numpy(shapes3d.render(np.arange(shapes3d.COUNT), EXACT_SIZE)).flatten(1).float() / 127.5 - 1
-        rows = slice(min(EXACT_ROWS, len(dataset)))
+        rows = slice(min(EXACT_ROWS, len(self.x)))
         if whole:
             return exact_images(images, torch.from_numpy(dataset.rows[rows]), self.grid, self.config.r_seed)
         tables = [np.full((m, m), 1 / m) if independent else
