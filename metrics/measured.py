@@ -52,8 +52,10 @@ def classification_values(record: dict) -> Iterator[Value]:
 
 
 def disentanglement_values(record: dict) -> Iterator[Value]:
+    """A score that needs several factors is undefined for a class, null in the file and left out here."""
     for name, value in record["files"][0]["mean"].items():
-        yield Value(f"disentanglement, {name}", value)
+        if value is not None:
+            yield Value(f"disentanglement, {name}", value)
 
 
 def nll_values(record: dict) -> Iterator[Value]:

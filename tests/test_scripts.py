@@ -226,6 +226,13 @@ def test_seeds_are_averaged_with_their_deviation(in_tmp, capsys):
     assert "3 ± 6.6 (n = 3)" in capsys.readouterr().out
 
 
+def test_a_score_that_is_undefined_for_a_class_is_left_out(in_tmp):
+    record = {"files": [{"mean": {"disentanglement": None, "completeness": 0.5}}]}
+    write_json(in_tmp / "results" / "a" / "disentanglement.json", record)
+    assert summary.main(["results/a"]) == 0
+    assert set(measures(in_tmp / "results" / "summary", "a")) == {"disentanglement, completeness"}
+
+
 def test_experiments_are_ordered_by_a_measure(in_tmp, capsys):
     for name, fid in (("a", 2.0), ("b", 5.0)):
         write_fid(in_tmp / "results" / name, fid)
