@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sampling import SAMPLERS, invert
+from utils import CommandError
 
 INVERSION_STEPS = 50  # of the sampler that inverts
 
@@ -22,7 +23,12 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """[B, *shape] -> z [B, a_dim] and x_T [B, *shape], None where the model has none."""
+        """[B, *shape] -> z [B, a_dim] and x_T [B, *shape], None where the model has none.
+
+        Raises CommandError where z comes with the data.
+        """
+        if self.has_z and self.model.encoder is None:
+            raise CommandError("z of this model comes with the data: there is no encoder that finds that of an image")
         z = self.model.encode(x) if self.has_z else None
         return z, self.invert(x, z) if self.has_noise else None
 

@@ -38,8 +38,11 @@ def posterior_of_split(trained: Trained, dataset: registry.Dataset, count: int |
 
 
 def refuse_given(trained: Trained) -> None:
+    """Raise CommandError for a model whose z comes with the data."""
     if trained.model.encoder is None:
-        raise CommandError(f"--dataset {trained.config.dataset} brings its own z: there is no encoder to ask")
+        config = trained.config
+        source = f"--z_from {' '.join(config.z_from)}" if config.z_from else f"--dataset {config.dataset}"
+        raise CommandError(f"{source}: z comes with the data, and there is no encoder to ask")
 
 
 def save_latent(command: Command) -> None:

@@ -41,6 +41,8 @@ def latent_quality(command: Command) -> None:
     """
     trained = open_trained(command)
     config, coder = trained.config, trained.autoencoder()
+    if coder.has_z:
+        refuse_given(trained)
     for root in ("imgs", "models"):
         check_writable(config_module.folder(config, root))
     result = trained.results("latent_quality.json")
@@ -121,7 +123,8 @@ def disentangle(command: Command) -> None:
     folder = config_module.folder(config, "imgs") / f"disentangle-{name}"
     draw_traversals(pixels, list(noises), values, folder, config.format)
     print(quality(coder, coder.decode(z, x_T), x))
-    print(f"{config.a_dim} dimensions in {folder}: sample0.{config.format} ... have a row an x_T, all.{config.format} "
+    rows = "have one row" if x_T is None else "have a row an x_T"
+    print(f"{config.a_dim} dimensions in {folder}: sample0.{config.format} ... {rows}, all.{config.format} "
           f"{'and all-random-1 ... have' if len(noises) > 1 else 'has'} a row a dimension")
 
 

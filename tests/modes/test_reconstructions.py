@@ -7,8 +7,10 @@ import torch
 from PIL import Image
 
 import plots
+from experiment import load
 from modes import reconstructions
 from run import main
+from utils import CommandError
 
 MODEL = f"{tiny.SMALL} --dataset digits"
 
@@ -42,6 +44,14 @@ def test_disentangle_has_a_row_an_x_T(in_tmp, model, kinds, monkeypatch):
     (pixels, names, values, folder, form), = seen
     assert pixels.shape == (kinds, 2, 11, 8, 8, 1) and len(names) == kinds and form == "png"
     assert values[[0, -1]].tolist() == [-0.5, 0.5] and folder.name == "disentangle-0" and path.exists()
+
+
+def test_there_is_nothing_to_reconstruct_where_z_comes_with_the_data(in_tmp, capsys):
+    path = tiny.checkpoint("--dataset digits --z_from class --a_dim 10")
+    assert main(f"--mode latent_quality --from {path.parent} --device cpu".split()) == 2
+    assert "--z_from class: z comes with the data" in capsys.readouterr().err
+    with pytest.raises(CommandError, match="comes with the data"):
+        load(path, "cpu").reconstruct(np.zeros((8, 8), np.uint8))
 
 
 def test_a_labelled_sheet_cuts_no_title_and_leaves_no_half_file(tmp_path):
