@@ -146,6 +146,17 @@ def parse(argv: list[str], prog: str, datasets: dict, extra=None) -> Command | t
     return (command, others) if extra else command
 
 
+def value_of(argv: list[str], flag_name: str) -> str | None:
+    """What is typed for a flag of one value, `--flag VALUE` or `--flag=VALUE`, the last time; None where it is not."""
+    found = None
+    for word, after in zip(argv, [*argv[1:], None], strict=True):
+        if word == flag_name:
+            found = after
+        elif word.startswith(f"{flag_name}="):
+            found = word.partition("=")[2]
+    return found
+
+
 def _add_extra(parser: argparse.ArgumentParser, extra) -> list[argparse.Action]:
     if extra is None:
         return []

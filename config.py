@@ -443,13 +443,19 @@ def words_of(config: Config, kinds: tuple[str, ...]) -> list[str]:
     words = []
     for item in fields(Config):
         value = getattr(config, item.name)
-        if item.metadata["kind"] not in kinds or value == default_of(config, item.name):
-            continue
-        if isinstance(item.default, bool):
-            words.append(f"--{item.name}" if value else f"--no-{item.name}")
-        else:
-            words += [f"--{item.name}", *map(str, value if isinstance(value, tuple) else [value])]
+        if item.metadata["kind"] in kinds and value != default_of(config, item.name):
+            words += typed(item.name, value)
     return words
+
+
+def typed(name: str, value) -> list[str]:
+    """The words that set a flag to a value."""
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    name = name.rstrip("_")
+    if isinstance(value, tuple):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
 
 
 def is_switch(item) -> bool:
@@ -658,9 +664,10 @@ def refuse_other_run(config: Config, stored: Config, path: Path) -> None:
     for name in (*names_of("model"), *names_of("training")):
         now, before = getattr(config, name), getattr(stored, name)
         if now != before:
+            apart = "leave --from out, and add --tag NAME," if config.from_ else "add --tag NAME"
             raise CommandError(
                 f"{path.parent} holds a run with --{name} {_or_default(before)}, not {_or_default(now)}: "
-                f"add --tag NAME for a run of its own, or --no-resume to replace it"
+                f"{apart} for a run of its own, or --no-resume to replace it"
             )
 
 

@@ -184,7 +184,7 @@ def _choose_metrics(files: list[Latents], own: argparse.Namespace, command: conf
 
 
 def _run(argv: list[str]) -> None:
-    if "--from" in argv:
+    if commandline.value_of(argv, "--from"):
         from experiment import expand_from
 
         argv = expand_from(argv)

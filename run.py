@@ -99,7 +99,7 @@ def _run(argv: list[str]) -> int:
     if not argv or argv in (["--help"], ["-h"]):
         print(overview())
         return 0
-    if "--from" in argv:
+    if commandline.value_of(argv, "--from"):
         from experiment import expand_from
 
         argv = expand_from(argv, "train")

@@ -249,7 +249,7 @@ def _train_images(command: configuration.Command, own) -> None:
 
 
 def _run(argv: list[str]) -> None:
-    if "--from" in argv:
+    if commandline.value_of(argv, "--from"):
         from experiment import expand_from
 
         argv = expand_from(argv)

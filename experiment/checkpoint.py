@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+import commandline
 import config as config_module
 import distributed
 from config import Command, Config
@@ -196,10 +197,10 @@ def expand_from(argv: list[str], mode: str | None = None) -> list[str]:
     mode    where no --mode is typed
     Raises CommandError for a path without a checkpoint, and for one to train on from without a state of training.
     """
-    if "--from" not in argv[:-1]:
+    typed, mode = commandline.value_of(argv, "--from"), commandline.value_of(argv, "--mode") or mode
+    if typed is None:
         return argv
-    path = Path(argv[argv.index("--from") + 1])
-    mode = argv[argv.index("--mode") + 1] if "--mode" in argv[:-1] else mode
+    path = Path(typed)
     if mode == "train" and exported.is_export(find_checkpoint(path, None) if path.is_dir() else path):
         raise CommandError(f"{path} is an export, which training cannot go on from: give the folder of its experiment")
     stored = stored_config(path)

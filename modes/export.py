@@ -86,6 +86,8 @@ def training_command(stored: Config) -> str:
     named = ["--model", stored.model, "--dataset", stored.dataset]
     words = config_module.words_of(replace(stored, model=Config().model, dataset=Config().dataset),
                                    ("model", "training"))
+    if stored.data_dir != Config().data_dir:
+        words += config_module.typed("data_dir", stored.data_dir)
     ends = ["--epochs", str(stored.epochs), *(["--max_steps", str(stored.max_steps)] if stored.max_steps else [])]
     return shlex.join(["python", "run.py", "--mode", "train", *named, *words, *ends])
 

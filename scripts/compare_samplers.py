@@ -183,7 +183,7 @@ def draw_curves(rows: list[dict], floor: float, path: Path, title: str) -> None:
 
 
 def _run(argv: list[str]) -> None:
-    if "--from" in argv:
+    if commandline.value_of(argv, "--from"):
         from experiment import expand_from
 
         argv = expand_from(argv)

@@ -17,6 +17,7 @@ import numpy as np
 import config as config_module
 from commandline import Parser
 from config import Command, Config, integer
+from modes.export import training_command
 from scripts import report_page as page
 from scripts import report_sources as sources
 from scripts.report_page import escape, measured, number
@@ -122,7 +123,7 @@ def curves(experiments: list[Experiment]) -> str:
     for colour, one in enumerate(experiments):
         if not one.log:
             missing.append(page.note(f"{one.label}: no metrics.jsonl in its folder of logs; training writes it:",
-                                     command=sources.training_command(one.config)))
+                                     command=training_command(one.config)))
         for log, prefix in ((one.log, ""), (one.latent_log, "diffusion over z: ")):
             for name, own in terms(log, one.label, colour):
                 charts.setdefault(prefix + name, []).extend(own)
@@ -379,7 +380,7 @@ def wanted(one: Experiment) -> list[tuple[str, list[str]]]:
 
 def training_commands(experiments: list[Experiment]) -> str:
     return "".join((f"<h3>{escape(one.label)}</h3>" if len(experiments) > 1 else "")
-                   + f"<pre>{escape(sources.training_command(one.config))}</pre>"
+                   + f"<pre>{escape(training_command(one.config))}</pre>"
                    + f'<p class="soft">Checkpoint {escape(one.path)}, hash {one.hash}.</p>' for one in experiments)
 
 

@@ -17,7 +17,6 @@ from config import MODELS, MODES, PROGRAM, Config, reads
 from experiment import checkpoints, find_checkpoint, open_record
 from experiment.exported import WEIGHTS
 from metrics.measured import READERS
-from scripts.sweep import typed
 from utils import CommandError, did_you_mean, file_hash, read_json
 
 FLAGS = {item.name: item for item in fields(Config)}
@@ -75,7 +74,7 @@ class Experiment:
     def command(self, maker: str, more: list[str] | None = None) -> str:
         """The command line that makes something of this experiment: a mode, or a program's name."""
         words = ["python", maker] if maker.endswith(".py") else ["python", "run.py", "--mode", maker]
-        return shlex.join(words + flag_words(self.config, config_module.names_of("model")) + (more or []))
+        return shlex.join([*words, "--from", self.path.parent.as_posix(), *(more or [])])
 
 
 def locate(text: str, roots: Roots) -> Path:
@@ -216,18 +215,6 @@ def cautions(record) -> list[str]:
 # Commands
 
 
-def flag_words(config: Config, names) -> list[str]:
-    """The words that set the named flags, as far as they are not at their defaults."""
-    return [word for name in names if getattr(config, name) != config_module.default_of(config, name)
-            for word in typed(FLAGS[name], getattr(config, name))]
-
-
-def training_command(config: Config) -> str:
-    names = (*config_module.names_of("model"), *config_module.names_of("training"))
-    return shlex.join(["python", "run.py", "--mode", "train", *flag_words(config, names), "--epochs",
-                       str(config.epochs)])
-
-
 def commands(name: str, record: dict, experiment: Experiment) -> list[str]:
     """The command lines that a result file's numbers came from; [] where it does not tell."""
     base = Path(name).name
@@ -246,12 +233,12 @@ def commands(name: str, record: dict, experiment: Experiment) -> list[str]:
     words = []
     for key, value in values.items():
         value = tuple(value) if isinstance(value, list) else value
-        if key in ("mode", "epochs", "resume") or value is None or key in config_module.names_of("model"):
+        if key in ("mode", "epochs", "resume", "from_") or value is None or key in config_module.names_of("model"):
             continue
         if key not in FLAGS:
             words += program_words(key, value)
         elif value != FLAGS[key].default:
-            words += typed(FLAGS[key], value)
+            words += config_module.typed(key, value)
     stem = Path(str(record.get("checkpoint", ""))).stem
     if stem.startswith("model-") and stem[6:].isdigit():
         words += ["--epochs", str(int(stem[6:]))]

@@ -60,15 +60,8 @@ class Run(NamedTuple):
         words = ["run.py", "--mode", step] if step in MODES else [step]
         for item in fields(Config):
             if item.name in self.command.given and reads(row, step, item.name) and item.name != "epochs":
-                words += typed(item, getattr(self.command.config, item.name))
+                words += config_module.typed(item.name, getattr(self.command.config, item.name))
         return words + (["--epochs", str(self.command.config.epochs)] if step == "train" else [])
-
-
-def typed(item, value) -> list[str]:
-    """The words that set a flag to a value."""
-    if isinstance(item.default, bool):
-        return [f"--{item.name}" if value else f"--no-{item.name}"]
-    return [f"--{item.name.rstrip('_')}", *map(str, value if isinstance(value, tuple) else [value])]
 
 
 def swept_flags() -> dict[str, object]:

@@ -8,7 +8,7 @@ import pytest
 
 import eval_disentanglement
 import train_classifier
-from commandline import build_parser, parse
+from commandline import build_parser, parse, value_of
 from config import MODES, Config, folder, from_stored, on_own_schedule, refuse_other_run, to_dict, trained, words_of
 from dataset import registry
 from utils import CommandError
@@ -333,6 +333,20 @@ def test_a_schedule_that_was_typed_for_a_network_made_elsewhere_stays(words, sai
     made = config(f"{FOREIGN} {words}")
     assert on_own_schedule(made, {"schedule": said}) == made
     assert config(" ".join(words_of(made, ("model", "training")))) == made
+
+
+@pytest.mark.parametrize("words", [
+    "--flip --dropout 0 --precision bf16", "--dataset celeba --no-flip", "--tag=-x", "--loss itd --logsnr_loc=-1e-07",
+    "--kld_weight 1 --use_C --C_max 3", "--dataset shapes3d --z_from floor_hue shape independent --z_noise 0.1"])
+def test_a_config_in_words_is_read_back(words):
+    made = config(words)
+    assert config(" ".join(words_of(made, ("model", "training")))) == made
+
+
+def test_the_last_value_typed_counts_with_or_without_an_equals_sign():
+    assert value_of(["--mode", "eval", "--from=a=b", "--from", "c"], "--from") == "c"
+    assert value_of(["--from", "a", "--mode=eval", "--from=b=c"], "--from") == "b=c"
+    assert value_of(["--from"], "--from") is None and value_of(["--from_b", "a"], "--from") is None
 
 
 def test_flags_typed_by_hand_are_known():

@@ -94,7 +94,7 @@ def test_what_is_missing_is_a_line_with_its_command(in_tmp):
     text = page_of(name)
     for mode in ("train", "latent_quality", "mutual_info", "nll", "train_latent_ddim"):
         assert f"python run.py --mode {mode} " in text
-    assert "python train_classifier.py" in text and "--z_dropout 0.1" in text and "--unets_channels 4" in text
+    assert f"python train_classifier.py --from models/{name}<" in text and "--z_dropout 0.1" in text
 
 
 def test_a_failed_check_is_marked_and_a_passed_one_is_not(in_tmp):
@@ -145,7 +145,7 @@ def test_a_result_is_repeated_by_its_call(in_tmp):
     record = {"checkpoint": f"models/{name}/model-1.pth", "config": {},
               "call": {"mode": "latent_quality", "sampling_number": 3, "r_seed": 0, "sample_steps": 4}}
     (line,) = report_sources.commands("latent_quality.json", record, one)
-    assert line.startswith("python run.py --mode latent_quality --a_dim 2 ")
+    assert line.startswith(f"python run.py --mode latent_quality --from models/{name} ")
     assert line.endswith("--sampling_number 3 --sample_steps 4 --epochs 1")
     call = {"name": "digits", "folder": "imgs/a b", "split": "test", "extrapolate": True, "nearest": None}
     assert report_sources.commands("fid.json", {"x": {"call": call}}, one) == [

@@ -185,7 +185,7 @@ def test_a_program_without_modes_leaves_the_flags_of_training_aside(place, capsy
     flags = "--dataset digits --diffusion_steps 4 --unets_channels 4 --encoder_channels 4 --a_dim 3 --device cpu"
     assert run.main(f"--mode train {flags} --dropout 0 --max_steps 1 --sampling_number 2".split()) == 0
     folder = "models/digits_3d_0.1mmd_4steps_4unet_4enc"
-    assert run.main(f"--mode save_latent --from {folder} --device cpu".split()) == 0
+    assert run.main(f"--mode=save_latent --from={folder} --device cpu".split()) == 0
     assert train_classifier.main(f"--from {folder} --inputs z --folds 2 --jobs 1".split()) == 0
     assert "accuracy" in capsys.readouterr().out
 
