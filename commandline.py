@@ -109,6 +109,7 @@ def _example(prog: str, mode: str | None) -> str | None:
     """A command line to begin with, at the end of a mode's help."""
     if mode is None:
         return None
+    prog = prog.removeprefix("python ")
     if "training" in MODES[mode].uses:
         return f"example: python {prog} --mode {mode} --dataset digits --epochs 40 --learning_rate 1e-3"
     return f"example: python {prog} --mode {mode} --from models/EXP"

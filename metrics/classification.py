@@ -86,7 +86,8 @@ def _check(inputs: np.ndarray, labels: np.ndarray, folds: int) -> None:
     if inputs.ndim != 2 or labels.ndim != 2 or len(inputs) != len(labels):
         raise CommandError(f"inputs {inputs.shape} and labels {labels.shape} are not [N, D] and [N, K]")
     if len(inputs) < 2 * folds:
-        raise CommandError(f"{len(inputs)} rows are too few for {folds} folds")
+        raise CommandError(f"{len(inputs)} rows of {inputs.shape[1]} numbers are too few for {folds} folds: "
+                           f"lower --folds, or save more (--num_images)")
     if not np.isfinite(inputs).all():
         raise CommandError(f"{np.count_nonzero(~np.isfinite(inputs))} input values are NaN or infinite")
     if not (labels != labels[:1]).any():

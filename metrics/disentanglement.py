@@ -50,7 +50,8 @@ def check(codes: np.ndarray, factors: np.ndarray, folds: int, source: str = "the
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors):
         raise CommandError(f"{source}: codes {codes.shape} and labels {factors.shape} are not [N, L] and [N, K]")
     if len(codes) < 2 * folds:
-        raise CommandError(f"{source}: {len(codes)} rows are too few for {folds} folds")
+        raise CommandError(f"{source}: {len(codes)} rows are too few for {folds} folds: lower --folds, or save "
+                           f"more (--num_images)")
     if codes.shape[1] < 2:
         raise CommandError(f"{source}: disentanglement compares codes with each other, and there is only one")
     if not np.isfinite(codes).all():

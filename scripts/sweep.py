@@ -92,6 +92,8 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]], l
 def runs_of(swept: dict[str, list[str]], seeds: int, shared: list[str]) -> list[Run]:
     """Every combination of values and seeds. Raises CommandError for a wrong flag, before anything runs."""
     found = []
+    if commandline.value_of(shared, "--from"):
+        raise CommandError("--from is one trained model, and a sweep trains others: give the model's flags instead")
     for values in itertools.product(*swept.values()):
         chosen = dict(zip(swept, values, strict=True))
         words = [word for name, value in chosen.items() for word in (f"--{name}", value)]

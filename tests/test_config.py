@@ -349,6 +349,12 @@ def test_the_last_value_typed_counts_with_or_without_an_equals_sign():
     assert value_of(["--from"], "--from") is None and value_of(["--from_b", "a"], "--from") is None
 
 
+def test_an_example_in_the_help_can_be_typed():
+    for prog in ("run.py", "python -m scripts.compare_samplers"):
+        shown = build_parser(prog, "eval").epilog
+        assert shown == f"example: python {prog.removeprefix('python ')} --mode eval --from models/EXP"
+
+
 def test_flags_typed_by_hand_are_known():
     assert command("--a_dim 32 -e 5").given == {"a_dim", "epochs"}
 
