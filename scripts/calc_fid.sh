@@ -6,5 +6,5 @@
 . "$(dirname "$0")/common.sh"
 : "${LATENT=1}"
 images=$(folder imgs)
-if [ -n "$LATENT" ]; then leaf=eval-fid-latent; else leaf=eval-fid-fast; fi
+if [ -n "$LATENT" ] && [ "$MODEL" = diff ]; then leaf=eval-fid-latent; else leaf=eval-fid-fast; fi
 run calc_fid.py "$DATASET" "./$images/$leaf" --extractor "$EXTRACTOR" "$@"

@@ -35,7 +35,7 @@ chain() {
 }
 
 main() { # a function is read whole, so that this file may change while it runs
-    run run.py --mode eval_fid --dry_run "${trained[@]}" # a wrong flag is found now, and not after hours
+    bash "$scripts/eval_fid.sh" --dry_run # a wrong flag is found now, and not after hours
     labels=$(python_here -c "from dataset import registry; print(registry.SPECS['$DATASET'].labels)")
     bash "$scripts/gen_fid.sh"
     folders=()

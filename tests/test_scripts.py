@@ -152,6 +152,8 @@ def test_fid_scripts_have_the_published_arguments(in_tmp):
     assert (stats.name, stats.folder, stats.extractor) == ("celeba", "./celeba_imgs", "inception")
     images = only_of(commands("calc_fid", A_DIM="32"), "calc_fid.py")
     assert (images.name, images.folder) == ("celeba", "./imgs/celeba_32d_0.1mmd/eval-fid-latent")
+    images = only_of(commands("calc_fid", MODEL="vanilla"), "calc_fid.py")
+    assert images.folder == "./imgs/vanilla/celeba/eval-fid-fast"
 
 
 def only_of(found, program):
@@ -262,7 +264,7 @@ def test_a_sweep_is_every_combination_of_values_and_seeds():
 @pytest.mark.parametrize("words, culprit", [
     ("--mmd_weight x -- --dataset digits", "--mmd_weight"), ("--mmd_weight 0.1 -- --dataset moon", "moon"),
     ("--seeds 0 -- --dataset digits", "--seeds"), ("--mmd 0.1 --", "--mmd_weight"),
-    ("--mmd_weight 0.1 -- --npoints 3", "--npoints"),
+    ("--mmd_weight 0.1 -- --npoints 3", "--npoints"), ("--mmd_weight 0.1 -- --from=models/a", "--from"),
 ])
 def test_a_wrong_sweep_is_one_line_before_anything_runs(words, culprit, in_tmp, capsys):
     assert sweep.main(words.split()) == 2
@@ -346,23 +348,22 @@ def test_the_whole_chain_runs_on_digits(in_tmp):
     assert "± over n runs" in printed
     images = in_tmp / "imgs" / "digits_4d_0.1mmd_20steps_8unet_8enc_seed0"
     for leaf in ("eval-fid-latent", "eval-fid-fast"):
-        assert len(list((images / leaf).iterdir())) == 24
+        assert len(list((images / leaf).glob("*.png"))) == 24
     for picture in ("interpolate-0-1/all.png", "disentangle-0/sample3.png", "plot_latent/plot_latent.png",
                     "latent_quality/reconstructions.png"):
         assert (images / picture).stat().st_size > 0
     # called again, a script finds its work done
-    before = {path: path.stat().st_mtime_ns for path in (images / "eval-fid-fast").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (images / "eval-fid-fast").glob("*.png")}
     run("eval_fid", LATENT="", TAG="seed0", SEED="0")
-    assert before == {path: path.stat().st_mtime_ns for path in (images / "eval-fid-fast").iterdir()}
+    assert before == {path: path.stat().st_mtime_ns for path in (images / "eval-fid-fast").glob("*.png")}
     assert "finished" in run("run", TAG="seed0", SEED="0")
 
 
 @pytest.mark.slow
 def test_the_scripts_run_for_the_vae_too(in_tmp):
-    for script, variables in (("run", {}), ("save_latent", {}), ("eval_fid", {"LATENT": ""}), ("gen_fid", {}),
-                              ("calc_fid", {"LATENT": ""}), ("train_classifier", {}), ("disentangle", {}),
-                              ("interpolate", {})):
-        done = bash(script, **{**TINY, "MODEL": "vae", **variables})
+    for script in ("run", "save_latent", "eval_fid", "gen_fid", "calc_fid", "train_classifier", "disentangle",
+                   "interpolate"):
+        done = bash(script, **{**TINY, "MODEL": "vae", "SAMPLING": "", "INVERSION": ""})
         assert done.returncode == 0, done.stderr[-2000:]
     entries = json.loads((in_tmp / "results" / "vae" / "digits_4d_0.1mmd_8unet_8enc" / "fid.json").read_text())
     assert [entry["count"] for entry in entries.values()] == [24]
