@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A whole experiment, from training to one table (results/summary.md and .json):
 #   bash scripts/experiment.sh celeba
-#   SEEDS="0 1 2" bash scripts/experiment.sh digits    (each seed a run of its own; the table has mean and deviation)
+#   SEEDS="0 1 2" bash scripts/experiment.sh digits    (each seed a run; the table has the mean ± half its 95 % interval)
 # On digits, in minutes, on a processor:
 #   A_DIM=32 STEPS=300 IMAGES=500 SAMPLING="--sampler dpmpp --sample_steps 20" bash scripts/experiment.sh digits
 # Called again after an interruption, it goes on: finished trainings and drawn images are kept.
