@@ -129,9 +129,7 @@ def parse(argv: list[str], prog: str, datasets: dict, extra=None) -> Command | t
     row = PROGRAM if extra and "--mode" not in argv else None
     mode = None
     if row is None:
-        first = Parser(add_help=False)
-        first.add_argument("--mode", choices=tuple(MODES))
-        mode = first.parse_known_args(argv)[0].mode
+        mode = value_of(argv, "--mode", choices=tuple(MODES))
     parser = build_parser(prog, mode, row)
     own = [action.dest for action in _add_extra(parser, extra)]
     typed = vars(parser.parse_args(argv))
@@ -147,15 +145,11 @@ def parse(argv: list[str], prog: str, datasets: dict, extra=None) -> Command | t
     return (command, others) if extra else command
 
 
-def value_of(argv: list[str], flag_name: str) -> str | None:
-    """What is typed for a flag of one value, `--flag VALUE` or `--flag=VALUE`, the last time; None where it is not."""
-    found = None
-    for word, after in zip(argv, [*argv[1:], None], strict=True):
-        if word == flag_name:
-            found = after
-        elif word.startswith(f"{flag_name}="):
-            found = word.partition("=")[2]
-    return found
+def value_of(argv: list[str], flag_name: str, **options) -> str | None:
+    """What is typed for one flag, before all others are known; None where it is not. `options` as of add_argument."""
+    alone = Parser(add_help=False)
+    alone.add_argument(flag_name, dest="value", nargs="?", **options)
+    return alone.parse_known_args(argv)[0].value
 
 
 def _add_extra(parser: argparse.ArgumentParser, extra) -> list[argparse.Action]:

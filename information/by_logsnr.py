@@ -163,7 +163,7 @@ def fit(network: nn.Module, batch_at: Callable[[Tensor], tuple[Tensor, Tensor]],
     """
     batch, optimizer = network.batch, torch.optim.Adam(network.parameters())
     low, high = logsnrs
-    levels = Levels()
+    levels = None if isinstance(network, Critic) else Levels()
     for step in trange(steps, desc="fitting the curve over log-SNR", leave=False):
         rise, fall = min(1.0, (step + 1) / WARMUP), 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.param_groups[0]["lr"] = network.learning_rate * rise * fall
@@ -171,14 +171,15 @@ def fit(network: nn.Module, batch_at: Callable[[Tensor], tuple[Tensor, Tensor]],
         x, z = batch_at((rng.uniform("row").double() * count).long())
         rng = Rng(seed, torch.arange(batch, device=x.device), step)
         unit = rng.uniform("logsnr")
-        unit = unit[:1].expand(batch) if isinstance(network, Critic) else levels.draw(unit)
+        unit = unit[:1].expand(batch) if levels is None else levels.draw(unit)
         logsnr = low + (high - low) * unit
         nats = network.nats(diffuse(x, logsnr, rng.normal("eps", *x.shape[1:])), logsnr, z)
         optimizer.zero_grad(set_to_none=True)
         (-nats.sum(1).mean()).backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
-        levels.see(unit, -nats.detach().sum(1))
+        if levels is not None:
+            levels.see(unit, -nats.detach().sum(1))
     return network.eval().requires_grad_(False)
 
 

@@ -162,11 +162,10 @@ def curve_table(found: dict[str, dict]) -> str:
     far below that the bound lies."""
     head, columns = ["log-SNR"], []
     for name, curve in found.items():
-        head.append(f"I(x_a; {name}) >=")
-        columns.append([f"{nats:.3f} +- {se:.3f}" for nats, se in zip(curve["nats"], curve["se"], strict=True)])
-        for key in ("exact", "gap") if "exact" in curve else ():
-            head.append(key)
-            columns.append([f"{nats:.3f} +- {se:.3f}" for nats, se in zip(curve[key], curve[f"{key}_se"], strict=True)])
+        more = [(key, key, f"{key}_se") for key in ("exact", "gap") if key in curve]
+        for title, key, error in [(f"I(x_a; {name}) >=", "nats", "se"), *more]:
+            head.append(title)
+            columns.append([f"{nats:.3f} +- {se:.3f}" for nats, se in zip(curve[key], curve[error], strict=True)])
     first = [f"{a:.1f}" for a in next(iter(found.values()))["logsnr"]]
     return markdown_table(head, [list(row) for row in zip(first, *columns, strict=True)])
 

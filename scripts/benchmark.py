@@ -199,6 +199,12 @@ class DenoisingDiffusionPytorch(nn.Module):
 RIVALS = {"diffusers": "diffusers", "denoising-diffusion-pytorch": "denoising_diffusion_pytorch"}
 
 
+def images_of(config: Config, device: torch.device) -> Tensor:
+    """A batch in the data set's shape. [B,C,H,W] in [-1, 1]"""
+    spec = registry.SPECS[config.dataset]
+    return torch.rand(config.batch_size, spec.channels, spec.size, spec.size, device=device) * 2 - 1
+
+
 def contenders(config: Config, shape: tuple[int, ...], device: torch.device) -> list[Callable[[], Ours | Rival]]:
     """What makes ours, then what is installed of the others and has a counterpart."""
     spec = registry.SPECS[config.dataset]
@@ -277,12 +283,10 @@ def peak_bytes(config: Config, number: int, device: torch.device) -> int:
 
 def _grown_by(config: Config, number: int, device: torch.device, threads: int) -> int:
     torch.set_num_threads(threads)
-    spec = registry.SPECS[config.dataset]
-    shape = (spec.channels, spec.size, spec.size)
-    x = torch.rand(config.batch_size, *shape, device=device) * 2 - 1
+    x = images_of(config, device)
     torch.nn.functional.conv2d(x, x[:1])  # what the libraries take for themselves
     start = _most_held(device)
-    only = contenders(config, shape, device)[number]()
+    only = contenders(config, x.shape[1:], device)[number]()
     for _ in range(2):
         only.train(x)
     return _most_held(device) - start
@@ -324,11 +328,9 @@ def quartiles(contender: list[float], ours: list[float]) -> list[float]:
 
 def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) -> list[dict]:
     """A row a contender, of one size, model and precision."""
-    spec = registry.SPECS[config.dataset]
-    shape = (spec.channels, spec.size, spec.size)
-    x = torch.rand(config.batch_size, *shape, device=clock.device) * 2 - 1
+    x = images_of(config, clock.device)
     logsnr = torch.linspace(-4, 8, config.batch_size, device=clock.device)
-    makers = contenders(config, shape, clock.device)
+    makers = contenders(config, x.shape[1:], clock.device)
     grown = [peak_bytes(config, number, clock.device) for number in range(len(makers))]
     torch.manual_seed(0)
     field = [make() for make in makers]
