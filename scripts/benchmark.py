@@ -9,6 +9,7 @@ several repeats after a warm-up; contenders take turns, so that their ratio hold
     rivals     diffusers' UNet2DModel and denoising_diffusion_pytorch's Unet, the latter widened until parameters and
                work agree (it has two residual blocks going up where the others have three); beside InfoDiffusion
                two diffusers networks, an encoder and a denoiser conditioned on its code. Missing ones are named.
+    compiled   with --compiled, diffusers' and our networks through torch.compile too: each in its best setting
     work       FLOPs of the matrix products and convolutions of a training step, as torch's FlopCounterMode counts them
     peak       the device's own: the best of several large matrix products in the same precision
 """
@@ -52,7 +53,7 @@ PROG = "python -m scripts.benchmark"
 
 SIZES = ("digits", "fmnist", "cifar10", "celeba")
 MODELS = {"vanilla": "plain diffusion", "diff": "InfoDiffusion"}
-PRECISIONS = ("fp32", "bf16", "compiled")  # compiled: bf16 through torch.compile
+PRECISIONS = ("fp32", "bf16")
 DDPM_STEPS, DPMPP_STEPS = 1000, 20
 PART = 20  # steps of the long sampler that are measured where all of them would take too long
 
@@ -81,10 +82,13 @@ class Ours:
             use_sweeps(part, *kernels)
         return before
 
-    def compile(self) -> None:
+    def compiled(self) -> Ours:
+        """The same with `--compile full`."""
+        self.name += ", compiled"
         self.take(None)
         for part in (self.stepper.model, self.stepper.ema):
             compile_networks(part, Config(compile="full"), self.stepper.device)
+        return self
 
     def train(self, x: Tensor) -> None:
         index = torch.arange(len(x), device=x.device)
@@ -109,9 +113,11 @@ class Rival:
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-4, fused=True)
         self.parameters = parameter_count(network)
 
-    def compile(self) -> None:
+    def compiled(self) -> Rival:
+        self.name += ", compiled"
         self.network.compile()
         self.ema.compile()
+        return self
 
     def channels_last(self) -> Rival:
         """The same with weights and images channels last, as its documentation advises."""
@@ -205,10 +211,11 @@ def images_of(config: Config, device: torch.device) -> Tensor:
     return torch.rand(config.batch_size, spec.channels, spec.size, spec.size, device=device) * 2 - 1
 
 
-def contenders(config: Config, shape: tuple[int, ...], device: torch.device) -> list[Callable[[], Ours | Rival]]:
+def contenders(config: Config, device: torch.device) -> list[Callable[[], Ours | Rival]]:
     """What makes ours, then what is installed of the others and has a counterpart."""
     spec = registry.SPECS[config.dataset]
-    levels, half = multipliers(config, shape[-1], spec.depth), half_of(config.precision, device)
+    shape = (spec.channels, spec.size, spec.size)
+    levels, half = multipliers(config, spec.size, spec.depth), half_of(config.precision, device)
     z_dim = config.a_dim if config.model == "diff" else 0
     sizes = (shape, spec.width, levels, config.dropout)
     field: list[Callable[[], Ours | Rival]] = [lambda: Ours(config, shape, device)]
@@ -286,7 +293,7 @@ def _grown_by(config: Config, number: int, device: torch.device, threads: int) -
     x = images_of(config, device)
     torch.nn.functional.conv2d(x, x[:1])  # what the libraries take for themselves
     start = _most_held(device)
-    only = contenders(config, x.shape[1:], device)[number]()
+    only = contenders(config, device)[number]()
     for _ in range(2):
         only.train(x)
     return _most_held(device) - start
@@ -327,10 +334,10 @@ def quartiles(contender: list[float], ours: list[float]) -> list[float]:
 
 
 def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) -> list[dict]:
-    """A row a contender, of one size, model and precision."""
+    """A row a contender, of one size, model and precision; `compiled`: a second one of each, through torch.compile."""
     x = images_of(config, clock.device)
     logsnr = torch.linspace(-4, 8, config.batch_size, device=clock.device)
-    makers = contenders(config, x.shape[1:], clock.device)
+    makers = contenders(config, clock.device)
     grown = [peak_bytes(config, number, clock.device) for number in range(len(makers))]
     torch.manual_seed(0)
     field = [make() for make in makers]
@@ -338,8 +345,9 @@ def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) 
     work = [flops(lambda c=c: c.train(x[:2])) / 2 for c in field]  # an image
     calls_work = [flops(lambda c=c: c.evaluate(x[:2], logsnr[:2])) / 2 for c in field]
     field[0].take(*kernels)
-    for contender in field if compiled else ():
-        contender.compile()
+    if compiled:  # the same work, and memory that a compiler's own would hide
+        field += [make().compiled() for make in makers]
+        work, calls_work, grown = 2 * work, 2 * calls_work, grown + len(makers) * [None]
     train = clock.rounds([lambda c=c: c.train(x) for c in field])
     evaluate = clock.rounds([lambda c=c: c.evaluate(x, logsnr) for c in field])
     rows = []
@@ -347,14 +355,13 @@ def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) 
                                                                       strict=True):
         step, call = statistics.median(steps), statistics.median(calls)
         rows.append({
-            "size": config.dataset, "model": config.model, "precision": "compiled" if compiled else config.precision,
-            "network": contender.name, "parameters": contender.parameters, "image_flops": image_flops,
-            "step_flops": image_flops * len(x), "step_seconds": step, "train_images_per_second": len(x) / step,
-            "peak_share": image_flops * len(x) / step / peak, "call_seconds": call,
-            "evaluate_images_per_second": len(x) / call, "repeats": [len(steps), len(calls)],
-            "peak_bytes": most, "peak_times_ours": most / grown[0],
+            "size": config.dataset, "model": config.model, "precision": config.precision, "network": contender.name,
+            "parameters": contender.parameters, "image_flops": image_flops, "step_flops": image_flops * len(x),
+            "step_seconds": step, "call_seconds": call, "repeats": [len(steps), len(calls)],
+            "train_images_per_second": len(x) / step, "evaluate_images_per_second": len(x) / call,
+            "peak_share": image_flops * len(x) / step / peak, "evaluate_share": call_flops * len(x) / call / peak,
             "train_times_ours": quartiles(steps, train[0]), "evaluate_times_ours": quartiles(calls, evaluate[0]),
-            "kept_bytes": kept_bytes(contender, x), "evaluate_share": call_flops * len(x) / call / peak,
+            "peak_bytes": most, "peak_times_ours": most and most / grown[0], "kept_bytes": kept_bytes(contender, x),
             "parameters_times_ours": contender.parameters / field[0].parameters,
             "flops_times_ours": image_flops / work[0],
         })
@@ -444,7 +451,7 @@ def rival_table(rows: list[dict]) -> str:
     return table(head, [[
         named(row), row["network"], f"{row['parameters_times_ours']:.2f}, {row['flops_times_ours']:.2f}",
         *("{1:.2f} ({0:.2f} to {2:.2f})".format(*row[f"{what}_times_ours"]) for what in ("train", "evaluate")),
-        f"{row['peak_times_ours']:.2f}",
+        "" if row["peak_bytes"] is None else f"{row['peak_times_ours']:.2f}",
     ] for row in rows if row["network"] != "ours"])
 
 
@@ -490,8 +497,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES[1:], help="data sets whose shape to run")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=tuple(MODELS), help="which of our models")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS,
-                        help="arithmetic; compiled is bf16 with torch.compile, minutes a network on a CPU "
-                             "(default: all on a GPU, the first two on a CPU)")
+                        help="arithmetic (default: both)")
+    parser.add_argument("--compiled", action="store_true",
+                        help="every network through torch.compile too, minutes each on a CPU (default: off)")
     parser.add_argument("--batch_size", type=integer(2), help="images a step (default: 64 on a GPU, 8 on a CPU)")
     parser.add_argument("--repeats", type=integer(1), default=10, help="rounds a figure, at most")
     parser.add_argument("--seconds", type=number(0, above=True), default=12.0,
@@ -512,18 +520,16 @@ def run(args: argparse.Namespace) -> dict:
         raise CommandError("--cpu_time is for a CPU: a GPU's work is no processor seconds; leave it out")
     clock = Clock(device, args.repeats, args.seconds, args.cpu_time)
     batch = args.batch_size or (64 if gpu else 8)
-    halves = {"fp32": None, "bf16": torch.bfloat16, "compiled": torch.bfloat16}
+    halves = {"fp32": None, "bf16": torch.bfloat16}
     networks, samplers, peaks = [], [], {}
-    for precision in args.precisions or PRECISIONS[: 3 if gpu else 2]:
+    for precision in args.precisions or PRECISIONS:
         peak = peaks[precision] = matmul_peak(clock, halves[precision])
         for size in args.sizes:
             for model in args.models:
-                config = Config(model=model, dataset=size, batch_size=batch, a_dim=32,
-                                precision="fp32" if precision == "fp32" else "bf16")
+                config = Config(model=model, dataset=size, batch_size=batch, a_dim=32, precision=precision)
                 print(f"{size}, {MODELS[model]}, {precision} ...", file=sys.stderr)
-                networks += measure_networks(config, precision == "compiled", peak, clock)
-            if precision != "compiled":
-                samplers += measure_sampling(replace(config, model="vanilla"), clock)
+                networks += measure_networks(config, args.compiled, peak, clock)
+            samplers += measure_sampling(replace(config, model="vanilla"), clock)
     return {
         "machine": describe_machine(device), "device": device.type, "batch": batch, "cpu_time": args.cpu_time,
         "versions": versions(), "not_installed": [name for name, module in RIVALS.items() if not find_spec(module)],

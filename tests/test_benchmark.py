@@ -69,6 +69,20 @@ def test_one_run_leaves_every_figure_and_says_what_is_not_installed(in_tmp, monk
     assert {row["sampler"]: row["measured_steps"] for row in record["sampling"]} == {"ddpm": 20, "dpmpp": 20}
 
 
+def test_compiled_contenders_stand_beside_the_others_and_have_no_peak(monkeypatch):
+    through = []
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
+    monkeypatch.setattr(benchmark, "compile_networks", lambda part, config, device: through.append(config.compile))
+    monkeypatch.setattr(benchmark, "peak_bytes", lambda config, number, device: 100)
+    config = Config(model="vanilla", dataset="digits", precision="fp32", batch_size=2)
+    clock = benchmark.Clock(torch.device("cpu"), repeats=1, seconds=0)
+    rows = benchmark.measure_networks(config, True, 1e12, clock)
+    assert [row["network"] for row in rows] == ["ours", "ours, compiled"]
+    assert [row["peak_bytes"] for row in rows] == [100, None]
+    assert through == ["full", "full"] and rows[0]["train_times_ours"] == [1, 1, 1] != rows[1]["train_times_ours"]
+    assert "| ours, compiled |" in benchmark.rival_table(rows)
+
+
 def test_a_row_of_training_changes_the_weights_and_evaluation_does_not():
     config = Config(model="vanilla", dataset="digits", precision="fp32")
     ours = benchmark.Ours(config, (1, 8, 8), torch.device("cpu"))
