@@ -74,7 +74,8 @@ class Extractor:
                                f"but this classifier takes {self.size}x{self.size}")
         if min(height, width) < self.least:
             raise CommandError(f"{source}: images are {width}x{height}, but --extractor {self.name} is for images of "
-                               f"{self.least} pixels a side or more: use --extractor classifier")
+                               f"{self.least} pixels a side or more; "
+                               "gen_fid_stats.py and calc_fid.py take smaller ones by --extractor classifier")
 
     def refuse_data(self, name: str, identity: str) -> None:
         """Raise CommandError where it was trained on another data set than the one of this identity."""
