@@ -17,8 +17,9 @@ from typing import TypeVar
 from utils import CommandError, atomic
 
 COMPILERS = ("g++", "c++", "clang++")
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi", "-std=c++17", "-shared",
-         "-fPIC")
+# The files are vectorised by hand; without "slp", which makes vectors of neighbouring lines and must take them apart.
+FLAGS = ("-O3", "-march=native", "-fno-tree-slp-vectorize", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi",
+         "-std=c++17", "-shared", "-fPIC")
 T = TypeVar("T")
 
 

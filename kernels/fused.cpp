@@ -4,8 +4,8 @@
 //     y = keep(place) u sigmoid(u) / (1 - p)
 //
 // fused.py says what each argument is and holds the same mathematics in PyTorch. Without PyTorch's headers, so that it
-// compiles in seconds. Over vectors of sixteen channels (GCC's and Clang's, which fit any processor): each block of
-// sixteen goes down the pixels with all that belongs to it in registers.
+// compiles in seconds. Over vectors of as many channels as a register holds (GCC's and Clang's, which fit any
+// processor): each block of channels goes down the pixels with all that belongs to it in registers.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -13,7 +13,7 @@
 #include <vector>
 
 namespace {
-constexpr int64_t WIDE = 16;
+constexpr int64_t WIDE = __BIGGEST_ALIGNMENT__ / sizeof(float);  // of the widest register: 16 with AVX512, 8 with AVX2
 template <auto VALUE> using Constant = std::integral_constant<decltype(VALUE), VALUE>;
 using Whole = Constant<WIDE>;
 enum Kind { LINEAR, SILU, DROPPED };  // what follows the normalisation; DROPPED: SiLU and dropout
@@ -22,9 +22,9 @@ typedef float V __attribute__((vector_size(4 * WIDE)));
 typedef int32_t I __attribute__((vector_size(4 * WIDE)));
 typedef uint32_t U __attribute__((vector_size(4 * WIDE)));
 typedef bf16 H __attribute__((vector_size(2 * WIDE)));
-const U ORDER{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+const U ORDER = [] { U order; for (uint32_t i = 0; i < WIDE; i++) order[i] = i; return order; }();
 
-// Sixteen entries to floats and back; of the last block of a row the first `count`, the others zero.
+// Entries of a block to floats and back; of the last block of a row the first `count`, the others zero.
 V widen(V v) { return v; }
 V widen(H v) { return (V)(__builtin_convertvector(v, U) << 16); }
 void narrow(V v, V& to) { to = v; }
@@ -73,7 +73,7 @@ struct Task {  // as fused.py's _Task
     }
 };
 
-struct Dropout {  // of sixteen channels from c on
+struct Dropout {  // of a block of channels from c on
     const int32_t threshold;
     const float factor;
     const U channel;
@@ -82,7 +82,7 @@ struct Dropout {  // of sixteen channels from c on
     V operator()(V v, uint32_t row_key) const { return (I)mix(channel + row_key) >= threshold ? v * factor : V{}; }
 };
 
-// block(kind, c, count) for each sixteen channels from c on, kind and count known to the compiler: count is Whole, or
+// block(kind, c, count) for each block of channels from c on, kind and count known to the compiler: count is Whole, or
 // what a row's last block holds.
 template <class F>
 void each_block(const Task& k, F block) {

@@ -30,6 +30,7 @@ constexpr int64_t WIDE = 8, ROWS = 4;
 #endif
 constexpr int64_t COLUMNS = 2, BLOCK = 1 << 18;  // vectors of that part; bytes of a block's transformed tiles, about
 typedef float V __attribute__((vector_size(4 * WIDE)));
+typedef V Anywhere __attribute__((aligned(4), may_alias));
 template <int VALUE> using Constant = std::integral_constant<int, VALUE>;
 
 struct Task {  // as winograd.py's _Task
@@ -51,7 +52,11 @@ V load(const float* p) {
 }
 void save(float* p, V v) { std::memcpy(p, &v, sizeof v); }
 void put(float* p, V v, bool, bool) { save(p, v); }
-void add_product(V& sum, const float* a, const float* b) { sum += *a * load(b); }
+// A row of a product's right factor, volatile: loaded once and kept in a register, where the compiler would load it for
+// every row of the left factor again (a quarter more time for the convolution).
+V row_of(const float* b) { return *(const volatile Anywhere*)b; }
+float entry_of(const float* a) { return *a; }
+void add_product(V& sum, float a, V b) { sum += a * b; }
 
 #if defined(__AVX512BF16__)
 using bf16 = uint16_t;
@@ -69,8 +74,10 @@ void put(Pair* p, V v, bool along_tiles, bool second) {
     const __m512i half = _mm512_cvtepu16_epi32(narrow(v));
     _mm512_storeu_si512(p, second ? _mm512_or_si512(whole(p), _mm512_slli_epi32(half, 16)) : half);
 }
-void add_product(V& sum, const Pair* a, const Pair* b) {
-    sum = (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(a->bits), (__m512bh)whole(b));
+__m512i row_of(const Pair* b) { return *(const volatile __m512i_u*)b; }
+__m512i entry_of(const Pair* a) { return _mm512_set1_epi32(a->bits); }
+void add_product(V& sum, __m512i a, __m512i b) {
+    sum = (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
 #else
 struct Pair {};
@@ -84,10 +91,17 @@ void part(const F* a, int64_t row, int64_t term, const F* b, float* m, int64_t c
     const auto at = [=](int i) { return i / VECTORS * columns + i % VECTORS * WIDE; };
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS * VECTORS; i++) sum[i] = add ? load(m + at(i)) : V{};
-    for (int64_t j = 0; j < n; j++)
-#pragma GCC unroll 16
-        for (int i = 0; i < ROWS * VECTORS; i++)
-            add_product(sum[i], a + i / VECTORS * row + j * term, b + j * columns + i % VECTORS * WIDE);
+    for (int64_t j = 0; j < n; j++) {
+        decltype(row_of(b)) right[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) right[v] = row_of(b + j * columns + v * WIDE);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const auto left = entry_of(a + r * row + j * term);
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) add_product(sum[r * VECTORS + v], left, right[v]);
+        }
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS * VECTORS; i++) save(m + at(i), sum[i]);
 }
