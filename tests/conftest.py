@@ -1,9 +1,44 @@
+"""What every test stands on: networks and pictures as small as they can be, since what most tests ask of them is that
+they are there. A test of a network or a picture itself asks for `full_networks` or `full_pictures`."""
+
 import matplotlib
 import pytest
 import torch
 
+import models
+import plots
+from utils import atomic
+
 matplotlib.use("Agg")
 torch.set_num_threads(1)
+
+FULL, SMALL = models.UNET["blocks"], 1  # residual blocks a level
+models.UNET["blocks"] = SMALL
+
+
+@pytest.fixture(scope="module")
+def full_networks():
+    """Networks of the suite's own depth, for a module of tests."""
+    models.UNET["blocks"] = FULL
+    yield
+    models.UNET["blocks"] = SMALL
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(request, monkeypatch):
+    """Figures drawn coarsely, and not laid out, unless the test asks for `full_pictures`."""
+    def coarse(figure, path):
+        figure.set_layout_engine("none")
+        with atomic(path) as temporary:
+            figure.savefig(temporary, dpi=20)
+
+    if "full_pictures" not in request.fixturenames:
+        monkeypatch.setattr(plots, "save", coarse)
+
+
+@pytest.fixture
+def full_pictures():
+    """Figures as a user sees them."""
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from models import build_denoiser, build_encoder, multipliers, parameter_count
 from scripts import benchmark
 from utils import read_json
 
+pytestmark = pytest.mark.usefixtures("full_networks")
+
 SLOW = pytest.mark.slow
 
 

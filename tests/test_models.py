@@ -14,6 +14,8 @@ from rng import Rng
 from sampling import generate
 from utils import CommandError
 
+pytestmark = pytest.mark.usefixtures("full_networks")
+
 SMALL = Config(a_dim=4, unets_channels=8, encoder_channels=8, diffusion_steps=20)
 
 

@@ -6,6 +6,8 @@ import torch
 from kernels import build, fused, winograd
 from modules import Classifier, Decoder, Encoder, LatentMLP, PointMLP, UNet, use_sweeps
 
+pytestmark = pytest.mark.usefixtures("full_networks")
+
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -1,7 +1,6 @@
 """run.py: exit statuses, one line for every mistake, what is made and what is not."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -207,17 +206,3 @@ def test_importing_the_suite_draws_nothing_and_changes_no_style():
         f"before = states()\nimport {modules}\nassert states() == before\n"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
-
-
-def test_a_checkpoint_from_before_the_packages_draws_the_same_pictures(in_tmp):
-    """Made by the last commit with 38 files on the top level, with the two pictures that it drew then."""
-    stored = ROOT / "tests" / "data"
-    folder = in_tmp / "models" / "digits_2d_0.1mmd_0.1zdrop_20steps_4unet_4enc"
-    folder.mkdir(parents=True)
-    shutil.copy(stored / "before_layout.pth", folder / "model-1.pth")
-    words = "--mode eval --dataset digits --a_dim 2 --unets_channels 4 --encoder_channels 4 --diffusion_steps 20"
-    words += " --z_dropout 0.1 --sampling_number 2 --sampler dpmpp --sample_steps 5 --device cpu"
-    assert run.main(words.split()) == 0
-    pictures = sorted((in_tmp / "imgs").rglob("sample-*.png"))
-    drawn = np.stack([np.asarray(Image.open(path)) for path in pictures]).astype(int)
-    assert np.abs(drawn - np.load(stored / "before_layout.npz")["images"]).max() <= 1  # a grey level of 256

@@ -54,7 +54,7 @@ def test_there_is_nothing_to_reconstruct_where_z_comes_with_the_data(in_tmp, cap
         load(path, "cpu").reconstruct(np.zeros((8, 8), np.uint8))
 
 
-def test_a_labelled_sheet_cuts_no_title_and_leaves_no_half_file(tmp_path):
+def test_a_labelled_sheet_cuts_no_title_and_leaves_no_half_file(tmp_path, full_pictures):
     pixels = np.full((4, 8, 8, 3), 200, np.uint8)
     for form, head in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         plots.labelled_sheet(pixels, ["a", "$b"], ["one", "two"], "a title of many more words than columns", tmp_path
