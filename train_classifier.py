@@ -180,6 +180,8 @@ def table(record: dict) -> str:
              f"folds of {1 - 1 / folds:.0%} to fit and {1 / folds:.0%} to score"]
     for name, result in results.items():
         axes = f", {result['axes']} principal axes" if result["axes"] < result["dimensions"] else ""
+        if "participation_ratio" in result:
+            axes = f" ({result['participation_ratio']:.1f} in use){axes}"
         above = record["differences"].get(f"z - {name}")
         lines.append(f"{name:9s} {result['mean']:.4f} +- {result['se']:.4f}  ({result['rows']} rows, "
                      f"{result['dimensions']} dimensions{axes}; chance {result['chance']:.3f})"
@@ -206,6 +208,8 @@ def _score(command: configuration.Command, own) -> None:
                                       device=device, components=cfg.a_dim if name == "pca" else None)
         for name, (inputs, labels) in task.inputs.items()
     }
+    if "z" in results:
+        results["z"]["participation_ratio"] = classification.participation_ratio(task.inputs["z"][0])
     record = {"inputs": results, "differences": differences(results), "protocol": task.protocol, "split": task.split,
               "seed": cfg.r_seed, "codes": str(configuration.folder(cfg, "models") / "latents.npz"), **task.origin,
               "call": configuration.call_of(command, own),

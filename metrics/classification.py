@@ -66,6 +66,15 @@ def evaluate(inputs: np.ndarray, labels: np.ndarray, names: list[str], classifie
     }
 
 
+def participation_ratio(codes: np.ndarray) -> float:
+    """How many dimensions codes [N, D] are spread over: (sum of e)^2 / sum of e^2 of their covariance's eigenvalues e.
+
+    1 for codes on a line, D where they vary alike in every direction (Gao et al. 2017). 0 where none varies.
+    """
+    eigenvalues = np.linalg.eigvalsh(np.atleast_2d(np.cov(codes, rowvar=False, dtype=np.float64))).clip(min=0)
+    return float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum()) if eigenvalues.any() else 0.0
+
+
 def fold_error(values: list[float]) -> float:
     """Standard error of the mean of k folds' values: sd sqrt(1/k + 1/(k-1)) (Nadeau & Bengio 2003, eq. 8).
 

@@ -162,6 +162,15 @@ def test_errors_are_over_folds_and_differences_are_paired():
     assert paired["mean"] == pytest.approx(0.1) and paired["se"] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize(("spreads", "expected"), [([1, 1, 1, 1], 4), ([1, 0, 0, 0], 1), ([2, 1, 0, 0], 25 / 17),
+                                                   ([3], 1), ([0, 0], 0)])
+def test_the_participation_ratio_counts_the_directions_that_vary_whatever_the_axes(spreads, expected):
+    codes = np.random.default_rng(0).normal(size=(40_000, len(spreads))) * spreads
+    turned = codes @ np.linalg.qr(np.random.default_rng(1).normal(size=(len(spreads),) * 2))[0] + 5
+    for z in (codes, turned):
+        assert classification.participation_ratio(z) == pytest.approx(expected, rel=0.01)
+
+
 def test_factors_share_one_network():
     labels = np.stack([np.arange(300) % 2, np.arange(300) // 2 % 4], axis=1)
     heads = classification.head_sizes(labels)
@@ -221,6 +230,7 @@ def test_latents_stand_beside_noise_and_pixels(saved, capsys):
     printed = capsys.readouterr().out
     assert all(f"\n{name} " in printed for name in ("z", "x_T", "pixels", "pca", "untrained"))
     assert "5 folds of 80% to fit and 20% to score" in printed
+    assert 2 < record["inputs"]["z"]["participation_ratio"] < 16 and "16 dimensions (" in printed
 
 
 def test_the_untrained_encoder_is_the_experiments_own_with_weights_of_the_seed(in_tmp):
