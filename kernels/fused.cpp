@@ -3,9 +3,8 @@
 //     u = a x + t    with a = rstd weight scale,  t = (bias - mean rstd weight) scale + shift     [B, C]
 //     y = keep(place) u sigmoid(u) / (1 - p)
 //
-// fused.py says what each argument is and holds the same mathematics in PyTorch. Without PyTorch's headers, so that it
-// compiles in seconds. Over vectors of as many channels as a register holds (GCC's and Clang's, which fit any
-// processor): each block of channels goes down the pixels with all that belongs to it in registers.
+// fused.py names the arguments and has the same mathematics in PyTorch. Without PyTorch's headers, to compile in
+// seconds; by vectors of GCC and Clang: each block of channels goes down the pixels with all it needs in registers.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -13,7 +12,11 @@
 #include <vector>
 
 namespace {
-constexpr int64_t WIDE = __BIGGEST_ALIGNMENT__ / sizeof(float);  // of the widest register: 16 with AVX512, 8 with AVX2
+#if defined(__AVX512F__)
+constexpr int64_t WIDE = 16;  // floats of a register: with twice as many a processor runs out of them
+#else
+constexpr int64_t WIDE = 8;
+#endif
 template <auto VALUE> using Constant = std::integral_constant<decltype(VALUE), VALUE>;
 using Whole = Constant<WIDE>;
 enum Kind { LINEAR, SILU, DROPPED };  // what follows the normalisation; DROPPED: SiLU and dropout
@@ -46,8 +49,7 @@ template <class X, class N> void save(X* p, V value, N count) {
 // 1 / (1 + e^-u): 2^f by a polynomial for |f| <= 1/2 (error 1e-7), the whole part put into the exponent.
 V sigmoid(V u) {
     V z = -1.44269504f * u;
-    z = z > 126.f ? V{} + 126.f : z;
-    z = z < -126.f ? V{} - 126.f : z;
+    z = z > 126.f ? V{} + 126.f : z < -126.f ? V{} - 126.f : z;
     const V whole = (z + 12582912.f) - 12582912.f, f = z - whole;
     const V power = 1 + f * (.693147182f + f * (.240226462f + f * (.0555041f + f * (.00961812f +
                     f * (.00133336f + f * .000154f)))));
@@ -104,8 +106,7 @@ void coefficients(const Task& k, const X* x, int64_t b) {
         V sum{}, square{};
         for (int64_t p = 1; p < n; p++) {
             const V d = load(x + p * C + c, count) - first;
-            sum += d;
-            square += d * d;
+            sum += d, square += d * d;
         }
         save(mean + c, first + sum / float(n), count);
         save(rstd + c, (square - sum * sum / float(n)) / float(n), count);  // the variance, until its group is known
@@ -167,8 +168,7 @@ void backward(const Task& k, const X* x, const Y* dy, X* dx, float* along_all, f
                 if (kind != LINEAR) d *= s * (1 + u * (1 - s));
                 if (kind == DROPPED) d = dropout(d, keys[p]);
                 save(du + c * n + p * WIDE, d, Whole{});
-                s0 += d;
-                s1 += d * (v - middle);
+                s0 += d, s1 += d * (v - middle);
             }
             save(sum + c, s0, count);
             save(along + c, s1 * load(rstd + c, count), count);
