@@ -16,6 +16,8 @@ from PIL import Image
 
 from utils import atomic, read_npz
 
+DPI = 120  # pixels an inch of a figure
+
 
 def to_uint8(x) -> np.ndarray:
     """Images in [-1, 1], [B,C,H,W] (a tensor on any device) -> uint8 [B,H,W,C]."""
@@ -92,7 +94,7 @@ def labelled_sheet(pixels: np.ndarray, heads: list[str], rows: list[str], title:
 
 def save(figure: Figure, path: str | Path) -> None:
     with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=DPI)
 
 
 def plain(text: str) -> str:

@@ -180,11 +180,10 @@ def table(record: dict) -> str:
              f"folds of {1 - 1 / folds:.0%} to fit and {1 / folds:.0%} to score"]
     for name, result in results.items():
         axes = f", {result['axes']} principal axes" if result["axes"] < result["dimensions"] else ""
-        if "participation_ratio" in result:
-            axes = f" ({result['participation_ratio']:.1f} in use){axes}"
+        used = f" ({result['participation_ratio']:.1f} in use)" if "participation_ratio" in result else ""
         above = record["differences"].get(f"z - {name}")
         lines.append(f"{name:9s} {result['mean']:.4f} +- {result['se']:.4f}  ({result['rows']} rows, "
-                     f"{result['dimensions']} dimensions{axes}; chance {result['chance']:.3f})"
+                     f"{result['dimensions']} dimensions{used}{axes}; chance {result['chance']:.3f})"
                      + (f"  z - {name} {above['mean']:+.4f} +- {above['se']:.4f}" if above else ""))
         if len(result["per_label"]) > 1:
             lines += [f"    {one['name']:24s} " + ("constant" if one["mean"] is None else f"{one['mean']:.4f}")

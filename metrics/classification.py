@@ -67,12 +67,12 @@ def evaluate(inputs: np.ndarray, labels: np.ndarray, names: list[str], classifie
 
 
 def participation_ratio(codes: np.ndarray) -> float:
-    """How many dimensions codes [N, D] are spread over: (sum of e)^2 / sum of e^2 of their covariance's eigenvalues e.
+    """How many dimensions codes [N, D] are spread over: tr(C)^2 / tr(C^2) of their covariance C.
 
     1 for codes on a line, D where they vary alike in every direction (Gao et al. 2017). 0 where none varies.
     """
-    eigenvalues = np.linalg.eigvalsh(np.atleast_2d(np.cov(codes, rowvar=False, dtype=np.float64))).clip(min=0)
-    return float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum()) if eigenvalues.any() else 0.0
+    covariance = np.atleast_2d(np.cov(codes, rowvar=False, dtype=np.float64))
+    return float(np.trace(covariance) ** 2 / np.square(covariance).sum()) if covariance.any() else 0.0
 
 
 def fold_error(values: list[float]) -> float:

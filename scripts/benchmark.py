@@ -496,10 +496,9 @@ def build_parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES[1:], help="data sets whose shape to run")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=tuple(MODELS), help="which of our models")
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS,
-                        help="arithmetic (default: both)")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="arithmetic")
     parser.add_argument("--compiled", action="store_true",
-                        help="every network through torch.compile too, minutes each on a CPU (default: off)")
+                        help="every network through torch.compile too, minutes each on a CPU")
     parser.add_argument("--batch_size", type=integer(2), help="images a step (default: 64 on a GPU, 8 on a CPU)")
     parser.add_argument("--repeats", type=integer(1), default=10, help="rounds a figure, at most")
     parser.add_argument("--seconds", type=number(0, above=True), default=12.0,
@@ -520,10 +519,9 @@ def run(args: argparse.Namespace) -> dict:
         raise CommandError("--cpu_time is for a CPU: a GPU's work is no processor seconds; leave it out")
     clock = Clock(device, args.repeats, args.seconds, args.cpu_time)
     batch = args.batch_size or (64 if gpu else 8)
-    halves = {"fp32": None, "bf16": torch.bfloat16}
     networks, samplers, peaks = [], [], {}
-    for precision in args.precisions or PRECISIONS:
-        peak = peaks[precision] = matmul_peak(clock, halves[precision])
+    for precision in args.precisions:
+        peak = peaks[precision] = matmul_peak(clock, half_of(precision, device))
         for size in args.sizes:
             for model in args.models:
                 config = Config(model=model, dataset=size, batch_size=batch, a_dim=32, precision=precision)

@@ -7,7 +7,6 @@ import torch
 
 import models
 import plots
-from utils import atomic
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
@@ -27,13 +26,15 @@ def full_networks():
 @pytest.fixture(autouse=True)
 def small_pictures(request, monkeypatch):
     """Figures drawn coarsely, and not laid out, unless the test asks for `full_pictures`."""
-    def coarse(figure, path):
+    save = plots.save
+
+    def without_layout(figure, path):
         figure.set_layout_engine("none")
-        with atomic(path) as temporary:
-            figure.savefig(temporary, dpi=20)
+        save(figure, path)
 
     if "full_pictures" not in request.fixturenames:
-        monkeypatch.setattr(plots, "save", coarse)
+        monkeypatch.setattr(plots, "DPI", 20)
+        monkeypatch.setattr(plots, "save", without_layout)
 
 
 @pytest.fixture
