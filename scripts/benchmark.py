@@ -9,6 +9,8 @@ several repeats after a warm-up; contenders take turns, so that their ratio hold
     rivals     diffusers' UNet2DModel and denoising_diffusion_pytorch's Unet, the latter widened until parameters and
                work agree (it has two residual blocks going up where the others have three); beside InfoDiffusion
                two diffusers networks, an encoder and a denoiser conditioned on its code. Missing ones are named.
+    published  with --published, the authors' InfoDiffusion from a checkout of github.com/isjakewong/InfoDiffusion, at
+               our widths and levels (three convolutions a block where the others have two), in the same plain loop
     compiled   with --compiled, diffusers' and our networks through torch.compile too: each in its best setting
     work       FLOPs of the matrix products and convolutions of a training step, as torch's FlopCounterMode counts them
     peak       the device's own: the best of several large matrix products in the same precision
@@ -19,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import importlib
 import math
 import multiprocessing
 import platform
@@ -32,6 +35,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -202,6 +206,37 @@ class DenoisingDiffusionPytorch(nn.Module):
         return self.unet(x_noisy, logsnr)
 
 
+class Published(nn.Module):
+    """The authors' encoder and conditioned denoiser; `folder`: a checkout of their code."""
+
+    def __init__(self, folder: str, shape: tuple[int, ...], width: int, levels: tuple[int, ...], dropout: float,
+                 z_dim: int):
+        super().__init__()
+        theirs, self.z_dim = import_published(folder), z_dim
+        sizes = {"ch": width, "ch_mult": levels, "attn": UNET["attention"], "num_res_blocks": UNET["blocks"],
+                 "dropout": dropout, "shape": shape, "a_dim": z_dim}
+        self.encoder = theirs.Encoder(**sizes)
+        self.unet = theirs.AuxiliaryUNet(DDPM_STEPS, **sizes)
+
+    def forward(self, x_noisy: Tensor, logsnr: Tensor, x: Tensor | None) -> Tensor:
+        z = x_noisy.new_zeros(len(x_noisy), self.z_dim) if x is None else self.encoder(x)[0]
+        return self.unet(x_noisy, torch.arange(len(x_noisy), device=x_noisy.device), z)  # any steps: they cost the same
+
+
+def import_published(folder: str) -> ModuleType:
+    """The `models.py` of a checkout, whose modules have the names of ours: ours are set aside meanwhile."""
+    names = ("models", "modules", "utils")
+    ours = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module("models")
+    finally:
+        sys.path.remove(folder)
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(ours)
+
+
 RIVALS = {"diffusers": "diffusers", "denoising-diffusion-pytorch": "denoising_diffusion_pytorch"}
 
 
@@ -211,8 +246,8 @@ def images_of(config: Config, device: torch.device) -> Tensor:
     return torch.rand(config.batch_size, spec.channels, spec.size, spec.size, device=device) * 2 - 1
 
 
-def contenders(config: Config, device: torch.device) -> list[Callable[[], Ours | Rival]]:
-    """What makes ours, then what is installed of the others and has a counterpart."""
+def contenders(config: Config, device: torch.device, published: str | None) -> list[Callable[[], Ours | Rival]]:
+    """What makes ours, then what is at hand of the others and has a counterpart."""
     spec = registry.SPECS[config.dataset]
     shape = (spec.channels, spec.size, spec.size)
     levels, half = multipliers(config, spec.size, spec.depth), half_of(config.precision, device)
@@ -225,6 +260,8 @@ def contenders(config: Config, device: torch.device) -> list[Callable[[], Ours |
     if find_spec("denoising_diffusion_pytorch") and not z_dim:
         network = DenoisingDiffusionPytorch
         field.append(lambda: Rival("denoising-diffusion-pytorch", network(*sizes), half, device))
+    if published and z_dim and spec.width % 32 == 0:  # theirs have 32 groups, and their plain network is never made
+        field.append(lambda: Rival("published", Published(published, *sizes, z_dim), half, device))
     return field
 
 
@@ -278,22 +315,22 @@ def flops(function: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def peak_bytes(config: Config, number: int, device: torch.device) -> int:
+def peak_bytes(config: Config, number: int, device: torch.device, published: str | None) -> int:
     """Memory of a training step of one of the `contenders`, in a process of its own: two steps beyond its start.
 
     On a GPU what is allocated at most, on a CPU how far the process grows, its first step's scratch included.
     """
     context = multiprocessing.get_context("spawn")  # a fork would inherit this process's size
     with ProcessPoolExecutor(1, context) as pool:
-        return pool.submit(_grown_by, config, number, device, torch.get_num_threads()).result()
+        return pool.submit(_grown_by, config, number, device, published, torch.get_num_threads()).result()
 
 
-def _grown_by(config: Config, number: int, device: torch.device, threads: int) -> int:
+def _grown_by(config: Config, number: int, device: torch.device, published: str | None, threads: int) -> int:
     torch.set_num_threads(threads)
     x = images_of(config, device)
     torch.nn.functional.conv2d(x, x[:1])  # what the libraries take for themselves
     start = _most_held(device)
-    only = contenders(config, device)[number]()
+    only = contenders(config, device, published)[number]()
     for _ in range(2):
         only.train(x)
     return _most_held(device) - start
@@ -333,19 +370,19 @@ def quartiles(contender: list[float], ours: list[float]) -> list[float]:
     return np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
 
 
-def measure_networks(config: Config, compiled: bool, peak: float, clock: Clock) -> list[dict]:
-    """A row a contender, of one size, model and precision; `compiled`: a second one of each, through torch.compile."""
+def measure_networks(config: Config, args: argparse.Namespace, peak: float, clock: Clock) -> list[dict]:
+    """A row a contender, of one size, model and precision; --compiled: a second one of each, through torch.compile."""
     x = images_of(config, clock.device)
     logsnr = torch.linspace(-4, 8, config.batch_size, device=clock.device)
-    makers = contenders(config, clock.device)
-    grown = [peak_bytes(config, number, clock.device) for number in range(len(makers))]
+    makers = contenders(config, clock.device, args.published)
+    grown = [peak_bytes(config, number, clock.device, args.published) for number in range(len(makers))]
     torch.manual_seed(0)
     field = [make() for make in makers]
     kernels = field[0].take(None)
     work = [flops(lambda c=c: c.train(x[:2])) / 2 for c in field]  # an image
     calls_work = [flops(lambda c=c: c.evaluate(x[:2], logsnr[:2])) / 2 for c in field]
     field[0].take(*kernels)
-    if compiled:  # the same work, and memory that a compiler's own would hide
+    if args.compiled:  # the same work, and memory that a compiler's own would hide
         field += [make().compiled() for make in makers]
         work, calls_work, grown = 2 * work, 2 * calls_work, grown + len(makers) * [None]
     train = clock.rounds([lambda c=c: c.train(x) for c in field])
@@ -499,6 +536,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="arithmetic")
     parser.add_argument("--compiled", action="store_true",
                         help="every network through torch.compile too, minutes each on a CPU")
+    parser.add_argument("--published", metavar="DIR", help="a checkout of the authors' InfoDiffusion, for its row")
     parser.add_argument("--batch_size", type=integer(2), help="images a step (default: 64 on a GPU, 8 on a CPU)")
     parser.add_argument("--repeats", type=integer(1), default=10, help="rounds a figure, at most")
     parser.add_argument("--seconds", type=number(0, above=True), default=12.0,
@@ -526,7 +564,7 @@ def run(args: argparse.Namespace) -> dict:
             for model in args.models:
                 config = Config(model=model, dataset=size, batch_size=batch, a_dim=32, precision=precision)
                 print(f"{size}, {MODELS[model]}, {precision} ...", file=sys.stderr)
-                networks += measure_networks(config, args.compiled, peak, clock)
+                networks += measure_networks(config, args, peak, clock)
             samplers += measure_sampling(replace(config, model="vanilla"), clock)
     return {
         "machine": describe_machine(device), "device": device.type, "batch": batch, "cpu_time": args.cpu_time,

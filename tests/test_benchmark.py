@@ -1,5 +1,6 @@
 """scripts/benchmark.py: rivals do our work, figures mean what they say, absent packages are said."""
 
+import sys
 
 import pytest
 import torch
@@ -75,14 +76,49 @@ def test_compiled_contenders_stand_beside_the_others_and_have_no_peak(monkeypatc
     through = []
     monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
     monkeypatch.setattr(benchmark, "compile_networks", lambda part, config, device: through.append(config.compile))
-    monkeypatch.setattr(benchmark, "peak_bytes", lambda config, number, device: 100)
+    monkeypatch.setattr(benchmark, "peak_bytes", lambda config, number, device, published: 100)
     config = Config(model="vanilla", dataset="digits", precision="fp32", batch_size=2)
     clock = benchmark.Clock(torch.device("cpu"), repeats=1, seconds=0)
-    rows = benchmark.measure_networks(config, True, 1e12, clock)
+    rows = benchmark.measure_networks(config, benchmark.build_parser().parse_args(["--compiled"]), 1e12, clock)
     assert [row["network"] for row in rows] == ["ours", "ours, compiled"]
     assert [row["peak_bytes"] for row in rows] == [100, None]
     assert through == ["full", "full"] and rows[0]["train_times_ours"] == [1, 1, 1] != rows[1]["train_times_ours"]
     assert "| ours, compiled |" in benchmark.rival_table(rows)
+
+
+PUBLISHED = """
+import torch
+from modules import shift
+class Encoder(torch.nn.Module):
+    def __init__(self, ch, ch_mult, attn, num_res_blocks, dropout, a_dim, shape):
+        super().__init__()
+        self.to_a = torch.nn.Linear(shape[0] * shape[1] * shape[2], a_dim)
+    def forward(self, x):
+        a = self.to_a(x.flatten(1))
+        return a, a, a, a
+class AuxiliaryUNet(torch.nn.Module):
+    def __init__(self, T, ch, ch_mult, attn, num_res_blocks, dropout, a_dim, shape):
+        super().__init__()
+        self.of_a, self.of_t = torch.nn.Linear(a_dim, 1), torch.nn.Embedding(T, 1)
+    def forward(self, x, t, a):
+        return shift(x) + (self.of_t(t) + self.of_a(a))[:, :, None, None]
+"""
+
+
+def test_a_checkout_of_the_authors_code_has_a_row_and_leaves_our_modules_alone(tmp_path, monkeypatch):
+    (tmp_path / "models.py").write_text(PUBLISHED)
+    (tmp_path / "modules.py").write_text("def shift(x): return x + 1")
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
+    device, config = torch.device("cpu"), Config(model="diff", dataset="fmnist", precision="fp32")
+    ours = {name: sys.modules[name] for name in ("models", "modules", "utils")}
+    rival = benchmark.contenders(config, device, str(tmp_path))[1]()
+    assert {name: sys.modules[name] for name in ours} == ours and str(tmp_path) not in sys.path
+    weight = rival.network.encoder.to_a.weight.detach().clone()
+    rival.train(torch.rand(2, 1, 32, 32))
+    assert not torch.equal(weight, rival.network.encoder.to_a.weight)
+    assert rival.evaluate(torch.rand(2, 1, 32, 32), torch.zeros(2)).shape == (2, 1, 32, 32)
+    for other in (Config(model="vanilla", dataset="fmnist"), Config(model="diff", dataset="digits")):
+        assert len(benchmark.contenders(other, device, str(tmp_path))) == 1
 
 
 def test_a_row_of_training_changes_the_weights_and_evaluation_does_not():
