@@ -107,8 +107,9 @@ class Stepper:
         return {name: term.detach().mean() for name, term in terms.items()}
 
     def state(self) -> dict:
-        return {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "step": self.step,
-                "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        """What going on needs beside the averaged weights and the step."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict()}
 
     def load(self, state: dict) -> None:
         """Take up a state. Raises ValueError or the like where it is not one of this model and optimiser."""
@@ -363,12 +364,12 @@ class Run:
         if not torch.stack(torch._foreach_norm(list(self.stepper.model.parameters()))).isfinite().all():
             raise self._diverged("the weights are")
         if distributed.is_main():
-            state = {**self.record, **self.stepper.state(), "sums": self.sums, "best": self.best}
-            state["epoch"] = math.ceil(self.stepper.step / self.epoch_steps)
-            state["config"] = config_module.to_dict(self.config)
-            if self.basis is not None and not (place := basis_file(self.folder, state["gaussian"]["basis"])).exists():
+            step = self.stepper.step
+            record = {**self.record, "ema": self.stepper.ema.state_dict(), "step": step, "best": self.best,
+                      "epoch": math.ceil(step / self.epoch_steps), "config": config_module.to_dict(self.config)}
+            if self.basis is not None and not (place := basis_file(self.folder, record["gaussian"]["basis"])).exists():
                 save_checkpoint(place, {"kind": "gaussian", "basis": self.basis})
-            save_checkpoint(self.folder / name, state)
+            save_checkpoint(self.folder / name, record, {**self.stepper.state(), "sums": self.sums})
         distributed.barrier()  # a slow disk is waited for
 
     def resume(self, record: dict, path: Path) -> None:
@@ -379,7 +380,8 @@ class Run:
         except UNREADABLE as error:
             raise CommandError(f"{path} holds no state that training can go on from ({first_line(error)}): move it "
                                f"away, or give --no-resume to replace what is in {self.folder}") from None
-        self.sums, self.best = record["sums"], record.get("best", math.inf)
+        self.sums = {name: v.to(self.device) if isinstance(v, Tensor) else v for name, v in record["sums"].items()}
+        self.best = record.get("best", math.inf)
         if self.metrics.exists() and distributed.is_main():
             lines = self.metrics.read_bytes().splitlines(True)
             kept = [line.rstrip(b"\n") + b"\n" for line in lines if _step_of(line) <= self.stepper.step]

@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -379,10 +380,17 @@ def codes_origin(arrays: dict[str, np.ndarray]) -> dict:
     return {"checkpoint_hash": known, "config": stored if isinstance(stored, dict) else None}
 
 
-def save_checkpoint(path: str | Path, record: dict) -> None:
-    """Write tensors and plain values; `record` gets the format version."""
+def save_checkpoint(path: str | Path, record: dict, training: dict | None = None) -> None:
+    """Write tensors and plain values; `record` gets the format version.
+
+    training    what only going on needs, several times as large: packed, so that who uses the model need not open it
+    """
     import torch
 
+    if training is not None:
+        packed = io.BytesIO()
+        torch.save(training, packed)
+        record = {**record, "training": torch.frombuffer(packed.getbuffer(), dtype=torch.uint8)}
     with atomic(path) as temporary:
         try:
             with open(temporary, "wb") as file:
@@ -392,8 +400,12 @@ def save_checkpoint(path: str | Path, record: dict) -> None:
             raise behind if isinstance(behind, OSError) else OSError(None, first_line(error)) from None
 
 
-def load_checkpoint(path: str | Path, device = "cpu") -> dict:
-    """Read what `save_checkpoint` wrote. Raises CommandError where the file is absent, broken or of another kind."""
+def load_checkpoint(path: str | Path, whole: bool = True) -> dict:
+    """Read what `save_checkpoint` wrote, into the processor's memory.
+
+    whole   with what only going on needs, as further entries; else that stays packed, and on the disk
+    Raises CommandError where the file is absent, broken or of another kind.
+    """
     import torch
 
     path = Path(path)
@@ -406,7 +418,10 @@ def load_checkpoint(path: str | Path, device = "cpu") -> dict:
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            record = torch.load(path, map_location=device, weights_only=True)
+            record = torch.load(path, map_location="cpu", weights_only=True, mmap=not whole)
+            if whole and isinstance(record, dict) and "training" in record:
+                packed = io.BytesIO(record.pop("training").numpy())
+                record |= torch.load(packed, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise CommandError(f"checkpoint {path} cannot be read (truncated, or not ours): {first_line(error)}") from None
     made = record.get("format") if isinstance(record, dict) else None

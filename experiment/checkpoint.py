@@ -130,7 +130,7 @@ def _values(basis: torch.Tensor):
     return basis.detach().cpu().contiguous().numpy()
 
 
-def _with_basis(record: dict, path: Path, device) -> dict:
+def _with_basis(record: dict, path: Path) -> dict:
     """A checkpoint's record with the basis that it refers to. Raises CommandError where that is not beside it."""
     moments = record.get("gaussian")
     name = moments.get("basis") if isinstance(moments, dict) else None
@@ -140,10 +140,10 @@ def _with_basis(record: dict, path: Path, device) -> dict:
     if not place.exists():
         raise CommandError(f"{path} needs {place.name}, the covariance of its data, which is not beside it: copy it "
                            f"from the folder that the checkpoint is from")
-    basis = load_checkpoint(place, "cpu").get("basis")
+    basis = load_checkpoint(place).get("basis")
     if not is_plain(basis) or basis.dtype == torch.bfloat16 or hash_of(_values(basis)) != name:
         raise CommandError(f"{place} is damaged, or not of the experiment of {path.name}")
-    return {**record, "gaussian": {**moments, "basis": basis.to(device)}}
+    return {**record, "gaussian": {**moments, "basis": basis}}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def _others_near(folder: Path) -> str:
 def stored_config(path: Path) -> Config:
     """The config in a checkpoint, or in the newest of a folder. Raises CommandError where there is none."""
     path = find_checkpoint(path, None) if path.is_dir() else path
-    record = exported.read_about(path) if exported.is_export(path) else load_checkpoint(path)
+    record = exported.read_about(path) if exported.is_export(path) else load_checkpoint(path, whole=False)
     return config_module.on_own_schedule(config_module.from_stored(record.get("config"), path), record.get("network"))
 
 
@@ -224,7 +224,7 @@ def note_newer_state(path: Path, step: int) -> None:
     if path == last or not last.is_file() or last.stat().st_mtime_ns < path.stat().st_mtime_ns:
         return
     try:
-        reached = load_checkpoint(last, "cpu").get("step")
+        reached = load_checkpoint(last, whole=False).get("step")
     except CommandError:
         return  # training will tell
     if isinstance(reached, int) and reached > step:
@@ -266,18 +266,19 @@ def refuse_stale(known: str | None, derived: Path, checkpoint: Path, cure: str) 
     raise CommandError(f"{derived} was made from {of}, and not from {checkpoint}: {cure} again{also}")
 
 
-def open_record(path: Path, kinds: tuple[str, ...], device) -> tuple[dict, Config]:
+def open_record(path: Path, kinds: tuple[str, ...], whole: bool = False) -> tuple[dict, Config]:
     """What is stored in a checkpoint, or an export, of the named kinds, and its config; every value was looked at.
 
+    whole   with the state of training, which an export has not
     Raises CommandError for any other file.
     """
     of_export = exported.is_export(path)
-    record = exported.read(path, device) if of_export else _with_basis(load_checkpoint(path, device), path, device)
+    record = exported.read(path) if of_export else _with_basis(load_checkpoint(path, whole), path)
     if record.get("kind") not in kinds:
         raise CommandError(f"{path} holds a '{config_module.shown(record.get('kind'))}' model, not "
                            f"{' or '.join(kinds)}")
     latent = record["kind"] == "latent"
-    wanted = {**_WANTED, **({} if of_export else _STATE),
+    wanted = {**_WANTED, **({} if of_export or "training" in record else _STATE),
               **({} if latent else {"shape": list, "gaussian": dict, "network": dict | None})}
     for name, kind in wanted.items():
         if name not in record:

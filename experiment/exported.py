@@ -45,7 +45,7 @@ def read_about(path: Path) -> dict:
     return about
 
 
-def read(path: Path, device) -> dict:
+def read(path: Path) -> dict:
     """What `pack` made, as the record of a checkpoint that lacks a state of training; its values are not looked at.
 
     Raises CommandError where a file is absent or broken, or the two do not belong together.
@@ -60,7 +60,7 @@ def read(path: Path, device) -> dict:
         raise CommandError(f"{path} is not the file that {ABOUT} beside it describes: it is damaged, or of another "
                            f"export")
     try:
-        tensors = load_file(path, str(device))
+        tensors = load_file(path)
     except (SafetensorError, *UNREADABLE) as error:
         raise CommandError(f"{path} cannot be read: {first_line(error)}") from None
     record = {name: about[name] for name in (*SAID, "gaussian") if name in about}

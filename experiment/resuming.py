@@ -17,7 +17,7 @@ from models import LatentDiffusion
 from utils import CommandError, sweep
 
 
-def newest_sound(folder: Path, kind: str, device) -> tuple[dict, Config, Path] | None:
+def newest_sound(folder: Path, kind: str) -> tuple[dict, Config, Path] | None:
     """The newest checkpoint of a folder that can be read, with its config and place, saying which were passed over.
 
     None where there are none. Raises CommandError where there are some and none can be read: they are not ours to
@@ -26,7 +26,7 @@ def newest_sound(folder: Path, kind: str, device) -> tuple[dict, Config, Path] |
     there = [path for path in [folder / "last.pth", *checkpoints(folder)] if os.path.lexists(path)]
     for path in there:
         try:
-            return *open_record(path, (kind,), device), path
+            return *open_record(path, (kind,), whole=True), path
         except CommandError as error:
             broken = error
             if len(there) > 1 and distributed.is_main():
@@ -42,7 +42,7 @@ def start_or_resume(run, config: Config, given: frozenset[str] = frozenset()) ->
     given   the flags typed by hand: a run that began with --flip, as folders did before there was one, keeps it
     Raises CommandError where the folder holds a run with other settings, or of other data.
     """
-    found = newest_sound(run.folder, run.record["kind"], run.device) if config.resume else None
+    found = newest_sound(run.folder, run.record["kind"]) if config.resume else None
     distributed.barrier()  # every process has looked before anything changes
     if distributed.is_main():
         sweep(run.folder)
@@ -93,5 +93,5 @@ def _moved(run, record: dict) -> bool:
         own, stored = run.stepper.model.state_dict(), record["model"]
         return not all(name in stored and own[name].shape == stored[name].shape and
                        torch.allclose(own[name], stored[name], rtol=1e-2, atol=1e-3) for name in ("mean", "deviation"))
-    own, stored = run.record["gaussian"]["mean"], record["gaussian"]["mean"].to("cpu")
+    own, stored = run.record["gaussian"]["mean"], record["gaussian"]["mean"]
     return not torch.allclose(own, stored.to(own.dtype), rtol=1e-3, atol=1e-3)

@@ -276,7 +276,7 @@ def open_trained(command: Command, path: Path | None = None, kinds: tuple[str, .
     if found:
         path = _named(command)
     device = pick_device(config.device)
-    record, stored = open_record(path, kinds, device)
+    record, stored = open_record(path, kinds)
     name = config.experiment
     config = config_module.trained(config, given, stored, path)
     if found and config.experiment != name:
@@ -301,6 +301,6 @@ def open_latent(trained: Trained) -> tuple[LatentDiffusion, Path]:
     if not there:
         raise CommandError(f"no checkpoint in {folder}: run --mode train_latent_ddim with the same flags first")
     distributed.say(f"latent diffusion: {there[0]}")
-    record, _ = open_record(there[0], ("latent",), trained.device)
+    record, _ = open_record(there[0], ("latent",))
     refuse_stale(record.get("codes_of"), there[0], trained.path, "run --mode train_latent_ddim --no-resume")
     return load_model(record, trained.config, trained.device, there[0]), there[0]

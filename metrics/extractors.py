@@ -215,7 +215,7 @@ def classifier(path: str | Path, device: str | torch.device = "cpu") -> Extracto
     """
     if not Path(path).is_file():
         raise CommandError(f"no classifier at {path}: make it with train_classifier.py --images, or give --classifier")
-    record = load_checkpoint(path, device)
+    record = load_checkpoint(path)
     if record.get("kind") != "classifier":
         raise CommandError(f"{path} is not a classifier's checkpoint: make one with train_classifier.py --images")
     config, known = record["config"], record.get("data")

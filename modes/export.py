@@ -25,7 +25,7 @@ def export(command: Command) -> None:
     trained = open_trained(command._replace(config=replace(command.config, compile="off")))
     folder = config_module.folder(trained.config, "models") / "export"
     check_writable(folder)
-    record, _ = open_record(trained.path, MODELS, "cpu")
+    record, _ = open_record(trained.path, MODELS)
     files = exported.pack(record, trained.hash)
     if trained.config.denoiser == "ddpm":
         from pretrained.pipeline import pipeline_files

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import importlib
 import math
 import multiprocessing
 import platform
@@ -33,7 +32,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -224,14 +223,16 @@ class Published(nn.Module):
 
 
 def import_published(folder: str) -> ModuleType:
-    """The `models.py` of a checkout, whose modules have the names of ours: ours are set aside meanwhile."""
-    names = ("models", "modules", "utils")
+    """The `models` of a checkout, whose modules have the names of ours: ours are set aside meanwhile."""
+    names = ("utils", "modules", "models")  # each imports those before it
     ours = {name: sys.modules.pop(name) for name in names if name in sys.modules}
-    sys.path.insert(0, folder)
     try:
-        return importlib.import_module("models")
+        for name in names:
+            spec = spec_from_file_location(name, Path(folder) / f"{name}.py")
+            sys.modules[name] = module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        return sys.modules["models"]
     finally:
-        sys.path.remove(folder)
         for name in names:
             sys.modules.pop(name, None)
         sys.modules.update(ours)

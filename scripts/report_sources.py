@@ -98,7 +98,7 @@ def locate(text: str, roots: Roots) -> Path:
 def read(text: str, roots: Roots) -> Experiment:
     """Everything that files say of the experiment that `text` names. Raises CommandError for a broken checkpoint."""
     path = locate(text, roots)
-    record, config = open_record(path, MODELS, "cpu")
+    record, config = open_record(path, MODELS)
     name = Path(config.experiment)
     roots = roots.beside(path, name)
     latent = name.with_name(f"{name.name}_latent")

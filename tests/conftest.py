@@ -11,16 +11,24 @@ import plots
 matplotlib.use("Agg")
 torch.set_num_threads(1)
 
-FULL, SMALL = models.UNET["blocks"], 1  # residual blocks a level
-models.UNET["blocks"] = SMALL
+FULL = {**models.UNET}, {**models.MULTIPLIERS}
+SMALL = {"blocks": 1, "attention": (1,)}, {model: levels[:2] for model, levels in models.MULTIPLIERS.items()}
+
+
+def use_networks(unet: dict, multipliers: dict) -> None:
+    models.UNET.update(unet)
+    models.MULTIPLIERS.update(multipliers)
+
+
+use_networks(*SMALL)
 
 
 @pytest.fixture(scope="module")
 def full_networks():
     """Networks of the suite's own depth, for a module of tests."""
-    models.UNET["blocks"] = FULL
+    use_networks(*FULL)
     yield
-    models.UNET["blocks"] = SMALL
+    use_networks(*SMALL)
 
 
 @pytest.fixture(autouse=True)

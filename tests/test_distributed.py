@@ -17,6 +17,7 @@ import tiny
 import torch
 
 import run
+from utils import load_checkpoint
 
 HERE = Path(__file__).parent.parent
 POINTS = (
@@ -71,7 +72,7 @@ def test_two_processes_train_what_one_trains(tmp_path, monkeypatch):
     """KL and MMD over the latents of both, with their gradients; the global batch, noise and log are the same."""
     one, two = folders(tmp_path)
     alone(POINTS, one, monkeypatch)
-    start = torch.load(tiny.checkpoint(POINTS.removeprefix("--mode train")), weights_only=True)["model"]
+    start = load_checkpoint(tiny.checkpoint(POINTS.removeprefix("--mode train")))["model"]
     status, out, err = torchrun(POINTS, two)
     assert status == 0, err
     a, b = last(one), last(two)

@@ -72,7 +72,7 @@ def mistake(words, capsys):
     ("--mode latent_quality --model vae", "latent_quality"), ("--mode mutual_info --model vanilla", "mutual_info"),
     ("--mode eval_fid --dataset moons", "moons"), ("--mode interpolate --dataset line", "line"),
     ("--device cuda:99", "--device"), ("--device tpu", "--device"),
-    ("--dataset celeba --data_dir nowhere", "nowhere"), ("--input_size 6", "--input_size 6"),
+    ("--dataset celeba --data_dir nowhere", "nowhere"), ("--input_size 7", "--input_size 7"),
     ("--mode eval", EXP), ("--mode eval --epochs 3", "model-3.pth"), ("--model_folder blocked", "blocked"),
 ])
 def test_a_mistake_is_one_line_with_nothing_written(words, culprit, in_tmp, capsys):
@@ -105,7 +105,7 @@ def test_a_dry_run_shows_what_would_be_made_and_makes_nothing(model, in_tmp, cap
 
 
 def test_a_dry_run_refuses_what_the_run_would_refuse(in_tmp, capsys):
-    assert "--input_size 6" in mistake("--dry_run --input_size 6", capsys)
+    assert "--input_size 7" in mistake("--dry_run --input_size 7", capsys)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -362,13 +362,13 @@ def test_a_large_covariance_is_stored_once_and_the_run_goes_on_bit_for_bit(tmp_p
     (place,) = bases()
     path = place.with_name("last.pth")
     assert place.name == f"gaussian-{last()['gaussian']['basis']}.pth"
-    record = checkpoint.open_record(path, ("vanilla",), "cpu")[0]
+    record = checkpoint.open_record(path, ("vanilla",))[0]
     assert_equal({**record, "config": 0}, {**whole, "config": 0})
     content = place.read_bytes()
     for broken in (None, content[:-200], content.replace(b"gaussian", b"gauss\0\0\0")):
         place.unlink() if broken is None else place.write_bytes(broken)
         with pytest.raises(CommandError) as caught:
-            checkpoint.open_record(path, ("vanilla",), "cpu")
+            checkpoint.open_record(path, ("vanilla",))
         assert place.name in str(caught.value) and "\n" not in str(caught.value)
     torch.save({"format": 1, "kind": "gaussian", "basis": torch.eye(2)}, place)
     assert train(f"{VANILLA} --epochs 4") == 2  # every checkpoint needs it
@@ -383,7 +383,7 @@ def test_checkpoints_that_hold_the_covariance_are_gone_on_with(monkeypatch):
     assert train(f"{VANILLA} --epochs 2") == 0
     assert len(bases()) == 1
     for name in ("model-1.pth", "model-2.pth"):
-        basis = checkpoint.open_record(Path("models", VANILLA_EXP, name), ("vanilla",), "cpu")[0]["gaussian"]["basis"]
+        basis = checkpoint.open_record(Path("models", VANILLA_EXP, name), ("vanilla",))[0]["gaussian"]["basis"]
         assert torch.equal(basis, fit_gaussian(part("moons", "train"), 0).state()["basis"])
 
 
