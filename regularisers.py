@@ -1,6 +1,6 @@
 """What pulls z towards a prior (InfoDiffusion, sec. 4): the priors, and the regularisers KL and MMD.
 
-A new regulariser is a class below Regulariser, in REGULARISERS, and its weight, a flag in config.py.
+A new regulariser is a class below Regulariser, in REGULARISERS, and its weight, a flag in config/flags.py.
 """
 
 from __future__ import annotations

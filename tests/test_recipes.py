@@ -85,7 +85,7 @@ TINY = ("--dataset digits --batch_size 8 --unets_channels 4 --encoder_channels 4
 
 @pytest.mark.slow
 def test_a_new_regulariser(tmp_path):
-    suite = follow(tmp_path, new={}, edits={"config.py": ("    # How it is trained\n", WEIGHT)})
+    suite = follow(tmp_path, new={}, edits={"config/flags.py": ("    # How it is trained\n", WEIGHT)})
     with open(suite / "regularisers.py", "a") as file:
         file.write("".join(REGULARISER))
     words = f"--mode train --epochs 1 --max_steps 1 --sampling_number 1 --l1_weight 0.5 {TINY}"
@@ -112,7 +112,7 @@ def test_a_new_sampler(tmp_path):
     names = 'SAMPLERS = {\n'
     end = (ROOT / "sampling.py").read_text().splitlines(keepends=True)[-1]
     code = "".join(SAMPLER)
-    suite = follow(tmp_path, {}, {"config.py": (names, names + SAMPLER_NAME), "sampling.py": (end, end + code)})
+    suite = follow(tmp_path, {}, {"config/modes.py": (names, names + SAMPLER_NAME), "sampling.py": (end, end + code)})
     program = ("import torch, commandline, sampling, diffusion; from dataset import registry; from rng import Rng;"
                "made = commandline.parse(['--mode', 'eval', '--sampler', 'mean'], 'run.py', registry.SPECS).config;"
                "grid = diffusion.linear_schedule(1e-3, 0.2, 60).grid(5); calls = [];"
