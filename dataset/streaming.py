@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -28,22 +29,23 @@ def stream(dataset: Dataset, index_lists, device="cpu", num_workers: int = 0):
             places = indices.pin_memory().to(device, non_blocking=True) if pinned else indices
             yield indices, held[places]
         return
-    loader = DataLoader(_Lists(dataset), sampler=index_lists, batch_size=None, num_workers=num_workers,
-                        pin_memory=pinned, generator=torch.Generator())
-    for indices, raw in _watched(loader):
+    loading = {"sampler": index_lists, "num_workers": num_workers, "pin_memory": pinned}
+    for indices, raw in _watched(_Lists(dataset), loading):
         if isinstance(raw, CommandError):
             raise raw
         yield indices, raw.to(device, non_blocking=pinned)
 
 
-def _watched(loader: DataLoader):
-    """The loader's batches. A lost process is noticed where its batch is waited for, and nowhere else.
+def _watched(lists: _Lists, loading: dict):
+    """The batches of a DataLoader. A lost process is noticed where its batch is waited for, and nowhere else.
 
     torch's own handler of SIGCHLD would raise in the middle of whatever runs: an optimiser step half done.
     """
     handled = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if handled else None
-    batches = iter(loader)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # torch's advice where cores are few
+        batches = iter(DataLoader(lists, batch_size=None, generator=torch.Generator(), **loading))
     if handled:
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
     while True:
@@ -52,7 +54,7 @@ def _watched(loader: DataLoader):
         except StopIteration:
             return
         except (RuntimeError, EOFError, OSError) as error:  # what it had read goes with it: pipes that end
-            if not loader.num_workers or str(error).startswith("Caught"):
+            if not loading["num_workers"] or str(error).startswith("Caught"):
                 raise
             raise RunError("a process that reads images was killed (no memory left?); --num_workers 0 reads without "
                            f"any: {first_line(error)}") from None
