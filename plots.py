@@ -138,8 +138,9 @@ def training_curve(metrics: str | Path, path: str | Path) -> None:
         if any(value is not None for value in held_out):
             panel.plot(epochs, held_out, "--", marker=marker, label="validation")
         unit = lines[0]["unit"] if name == "denoise" else ""
-        if name == "denoise" and "nll_nats" in lines[0].get("val", {}):
-            panel.plot(epochs, [line["val"]["nll_nats"] for line in lines], ":", label="held-out bound")
+        for bound in {"nll_nats", "nll_given_z_nats"} & lines[0].get("val", {}).keys() if name == "denoise" else ():
+            panel.plot(epochs, [line["val"].get(bound) for line in lines], ":",
+                       label="held-out bound" if bound == "nll_nats" else "held-out bound, given z")
         panel.set(title=name, xlabel="epoch", ylabel=unit)
         if all(line["train"][name] > 0 for line in lines):
             panel.set_yscale("log")

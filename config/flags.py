@@ -193,7 +193,7 @@ class Config:
     eta: float = flag(0.0, "noise of DDIM, 0 to 1", modes=("sampling",), needs=ETA, type=number(0, 1))
     guidance: float = flag(1.0, "classifier-free guidance w: 1 is none; needs --z_dropout in training",
                            modes=("sampling",), needs=DIFFUSION_OF_Z, type=number(0))
-    split_step: int = flag(500, "two-phase sampling: steps left to InfoDiffusion after plain diffusion",
+    split_step: int = flag(500, "two-phase sampling: plain diffusion's steps, from the noise on; then InfoDiffusion's",
                            modes=("sampling",), needs=DIFFUSION_OF_Z, type=integer(0))
     is_latent: bool = flag(False, "draw z from the latent diffusion (train_latent_ddim) and not from the prior",
                            modes=("sampling",), needs=DIFFUSION_OF_Z)

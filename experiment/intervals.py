@@ -46,9 +46,10 @@ class Latent:
         found = {"tau": self.tau, "bracket_nats": self.bracket.record() if self.bracket else None}
         if self.bracket and "rate" in self.bracket.bounds:
             rate = self.bracket.bounds["rate"]
-            low, high = self.bracket.ends
-            found |= {"rate_nats": rate.mean, "rate_se": rate.se,
-                      "marginal_kl_nats": [max(0.0, rate.mean - high), max(0.0, rate.mean - low)]}
+            low, high = self.bracket.lower, self.bracket.upper
+            ends = (rate.mean - high.mean - 2 * math.hypot(rate.se, high.se),
+                    rate.mean - low.mean + 2 * math.hypot(rate.se, low.se))
+            found |= {"rate_nats": rate.mean, "rate_se": rate.se, "marginal_kl_nats": [max(0.0, end) for end in ends]}
         if self.entries:
             found["per_dimension_nats"] = [
                 {"lower": one.lower.mean, "lower_se": one.lower.se, "upper": one.upper.mean, "upper_se": one.upper.se}

@@ -43,7 +43,8 @@ def scorer(dataset: registry.Dataset, config: Config, device: torch.device) -> C
     def score(model: nn.Module) -> dict:
         @torch.no_grad()  # in here: it is a thread's own, and images are drawn ahead in another one
         def draw(numbers: Tensor) -> Tensor:
-            return generate(model, Rng(config.r_seed, numbers.to(device)), steps=steps, sampler="dpmpp")
+            rng = Rng(config.r_seed, numbers.to(device)).fork("score")  # of other noise than what is reported later
+            return generate(model, rng, steps=steps, sampler="dpmpp")
 
         return measure(draw)
 
@@ -68,7 +69,8 @@ def validation(model: nn.Module, held_out: registry.Dataset, config: Config, dev
     if config.loss == "simple":
         return {"val": means, "val_se": errors}
     held_out_nll, curve = validation_curve(model, held_out, config, device, rows)
-    means["nll_nats"], errors["nll_nats"] = held_out_nll
+    name = "nll_given_z_nats" if config.model == "diff" else "nll_nats"  # p(x|z) is not p(x)
+    means[name], errors[name] = held_out_nll
     return {"val": means, "val_se": errors, "curve": curve}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,20 +51,20 @@ def with_labels(rows: Normals, labels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _label_terms(own: Tensor, logs: Tensor, members: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Lower and upper terms of rows `own` [B] from log q(z_i|x_j) [B, N] and one-hot labels [N, C]. -> [B, K] twice"""
-    count = logs.shape[1]
-    weight = (logs - logs.max(1, keepdim=True).values).exp()  # [B, N]
-    mine = weight[torch.arange(len(own), device=own.device), own]
-    total = weight.sum(1)
-    tiny = torch.finfo(torch.float64).tiny
-    with_own = (total / count).log()
-    without = ((total - mine).clamp(min=tiny) / (count - 1)).log()
+    """Lower and upper terms of rows `own` [B] from log q(z_i|x_j) [B, N] and one-hot labels [N, C]. -> [B, K] twice
+
+    The sums that leave row i out are taken without it: where it outweighs all others, a difference would be 0.
+    """
+    count, places = logs.shape[1], torch.arange(len(own), device=own.device)
+    others = logs.clone()
+    others[places, own] = -torch.inf
+    with_own, without = logs.logsumexp(1) - math.log(count), others.logsumexp(1) - math.log(count - 1)
     low, high = [], []
     for member in members:
         label = member[own].argmax(1)
-        inside = (weight @ member)[torch.arange(len(own), device=own.device), label]
+        apart = torch.where(member.T[label] > 0, 0.0, -torch.inf)  # [B, N], 0 for rows of the same label
         size = member.sum(0)[label]
-        alone = (inside - mine).clamp(min=tiny) / (size - 1).clamp(min=1)
-        low.append(alone.log() - with_own)
-        high.append((inside / size).log() - without)
+        alone = torch.where(size > 1, (others + apart).logsumexp(1) - (size - 1).clamp(min=1).log(), without)
+        low.append(alone - with_own)
+        high.append((logs + apart).logsumexp(1) - size.log() - without)
     return torch.stack(low, 1), torch.stack(high, 1)

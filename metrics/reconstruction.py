@@ -29,16 +29,21 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     def mean(x: Tensor) -> Tensor:
         return F.conv2d(x, window, groups=x.shape[1])
 
-    a, b = a.double(), b.double()
-    c1, c2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2
+    a, b = (a.double() + 1) / 2, (b.double() + 1) / 2  # its first factor, of the means, is made for intensities >= 0
+    c1, c2 = 0.01**2, 0.03**2
     mean_a, mean_b = mean(a), mean(b)
     var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
     index = (2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
     return index.flatten(1).mean(1)
 
 
+def over_draws(draws: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean error of each image over several `image_errors` of the same images, which are no further images."""
+    return {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in draws[0]}
+
+
 def summary(parts: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Means and standard errors over images of a list of `image_errors`."""
+    """Means and standard errors over images of a list of `image_errors`, of other images each."""
     result = {}
     for name in parts[0]:
         values = torch.cat([part[name] for part in parts])

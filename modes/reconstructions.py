@@ -13,7 +13,7 @@ import config as config_module
 import plots
 from config import Command
 from experiment import Autoencoder, Trained, batches_of, open_trained
-from metrics.reconstruction import image_errors, summary
+from metrics.reconstruction import image_errors, over_draws, summary
 from modes.latents import label_arrays, origin, refuse_given
 from rng import Rng
 from utils import CommandError, check_writable, versions, write_json, write_npz
@@ -61,7 +61,7 @@ def latent_quality(command: Command) -> None:
             bar.update(len(x))
     x, z, x_T, back = (None if part[0] is None else torch.cat(part)[:RANDOM_IMAGES] for part in zip(*kept, strict=True))
     draws = random_reconstructions(coder, z, x, config.sampling_number, config.r_seed)
-    random = [image_errors(draw, x) for draw in draws]
+    random = [over_draws([image_errors(draw, x) for draw in draws])]
     record = {
         "images": count, "split": dataset.split, "steps": len(coder.grid) - 1, "inversion": coder.sampler,
         "inferred": summary(inferred),

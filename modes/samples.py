@@ -64,15 +64,15 @@ def sampler_settings(trained: Trained) -> dict:
 
 
 def two_phase(trained: Trained) -> tuple[Callable, str]:
-    """The vanilla denoiser down to --split_step, InfoDiffusion from there (InfoDiffusion, sec. 4.2), and its hash.
+    """The vanilla denoiser for the first --split_step of T steps, then InfoDiffusion (its sec. 4.2), and its hash.
 
     Raises CommandError where the vanilla model is missing.
     """
     config, schedule = trained.config, trained.model.schedule
-    if config.split_step >= schedule.steps:
+    if config.split_step == 0 or config.split_step > schedule.steps:  # the default, of a longer schedule
         return trained.model.denoise, "none: all steps are InfoDiffusion's"
     if config.guidance != 1:
-        raise CommandError("--guidance is not for two-phase sampling: use --split_step T or --is_latent")
+        raise CommandError("--guidance is not for two-phase sampling: use --split_step 0 or --is_latent")
     plain = config_module.normalise(replace(config, model="vanilla"), registry.SPECS)
     if config.vanilla_from:
         path = Path(config.vanilla_from)
@@ -80,7 +80,7 @@ def two_phase(trained: Trained) -> tuple[Callable, str]:
         try:
             path = find_checkpoint(config_module.folder(plain, "models"), None)
         except CommandError as error:
-            cure = f"(--model vanilla), or give --vanilla_from FILE, or --split_step {schedule.steps} to do without"
+            cure = "(--model vanilla), or give --vanilla_from FILE, or --split_step 0 to do without"
             raise CommandError(f"two-phase sampling starts with plain diffusion: {error} {cure}") from None
     other = open_trained(Command("eval", plain, frozenset()), path, ("vanilla",))
     if None not in (other.data, trained.data) and other.data != trained.data:
@@ -88,7 +88,7 @@ def two_phase(trained: Trained) -> tuple[Callable, str]:
     vanilla = other.model
     if vanilla.shape != trained.model.shape:
         raise CommandError(f"{path} makes images of {vanilla.shape}, this model of {trained.model.shape}")
-    at = schedule.logsnr(torch.tensor([config.split_step + 0.5])).item()
+    at = schedule.logsnr(torch.tensor([schedule.steps - config.split_step + 0.5])).item()
     return switch(vanilla.denoise, trained.model.denoise, at), file_hash(path)
 
 

@@ -380,9 +380,9 @@ def test_a_sampler_calls_its_denoiser_once_a_step_and_never_on_clean_data(name, 
 def test_two_phase_sampling_gives_each_denoiser_its_steps(split):
     vanilla, info = Counting(), Counting()
     z = torch.ones(4, 2)
-    at = SCHEDULE.logsnr(torch.tensor([split + 0.5])).item()
+    at = SCHEDULE.logsnr(torch.tensor([T - split + 0.5])).item()
     ddpm(switch(vanilla, info, at), start(4), SCHEDULE.grid(T), z, Rng(0, torch.arange(4)))
-    assert (len(vanilla.levels), len(info.levels)) == (T - split, split)
+    assert (len(vanilla.levels), len(info.levels)) == (split, T - split)
     assert all(given is None for given in vanilla.z) and all(given is z for given in info.z)
     assert max(vanilla.levels, default=-math.inf) < min(info.levels, default=math.inf)
 

@@ -123,7 +123,7 @@ def test_a_well_formed_checkpoint_with_wrong_content_is_one_line(path, capsys, s
     record = load_checkpoint(path)
     SPOILT[spoil](record)
     torch.save(record, path)
-    line = refused(capsys, f"--mode eval --split_step 4 {FLAGS}")
+    line = refused(capsys, f"--mode eval --split_step 0 {FLAGS}")
     assert len(line) < 500 and (path.name in line or EXP in line)
 
 
@@ -234,13 +234,13 @@ def test_a_result_says_how_the_model_was_trained_and_how_it_was_called(in_tmp):
 
 
 def test_results_of_one_model_do_not_replace_another_s(path, capsys):
-    assert run.main(f"--mode eval --split_step 4 {FLAGS}".split()) == 0
+    assert run.main(f"--mode eval --split_step 0 {FLAGS}".split()) == 0
     shutil.copytree("models", "others")
-    assert run.main(f"--mode eval --split_step 4 {FLAGS}".split()) == 0  # its own are
-    line = refused(capsys, f"--mode eval --split_step 4 {FLAGS} --model_folder others")
+    assert run.main(f"--mode eval --split_step 0 {FLAGS}".split()) == 0  # its own are
+    line = refused(capsys, f"--mode eval --split_step 0 {FLAGS} --model_folder others")
     assert "eval.json" in line and str(path) in line
     shutil.rmtree("models")  # the model was moved
-    assert run.main(f"--mode eval --split_step 4 {FLAGS} --model_folder others".split()) == 0
+    assert run.main(f"--mode eval --split_step 0 {FLAGS} --model_folder others".split()) == 0
 
 
 def test_files_of_codes_with_one_name_do_not_replace_each_other_s_scores(in_tmp, capsys):
@@ -257,11 +257,11 @@ def test_a_state_that_is_newer_than_the_checkpoint_used_is_named(path, capsys):
     record = load_checkpoint(path)
     last = path.with_name("last.pth")
     torch.save(record, last)
-    assert run.main(f"--mode eval --split_step 4 {FLAGS}".split()) == 0
+    assert run.main(f"--mode eval --split_step 0 {FLAGS}".split()) == 0
     assert "note:" not in capsys.readouterr().out  # a finished run
     torch.save({**record, "step": record["step"] + 7}, last)
-    assert run.main(f"--mode eval --split_step 4 {FLAGS}".split()) == 0
+    assert run.main(f"--mode eval --split_step 0 {FLAGS}".split()) == 0
     said = capsys.readouterr().out
     assert "last.pth is newer" in said and str(record["step"] + 7) in said
-    assert run.main(f"--mode eval --split_step 4 --epochs 1 {FLAGS}".split()) == 0
+    assert run.main(f"--mode eval --split_step 0 --epochs 1 {FLAGS}".split()) == 0
     assert "note:" not in capsys.readouterr().out

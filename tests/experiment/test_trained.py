@@ -12,6 +12,7 @@ from PIL import Image
 import run
 import train_classifier
 from experiment import load
+from experiment.measuring import stratified_se
 from utils import CommandError, read_json, read_npz
 
 EXP = "digits_2d_0.1mmd_4steps_4unet_4enc"
@@ -103,6 +104,15 @@ def test_log_prob_is_the_row_of_nll(place):
     assert found.kind == "dequantised" and found.nats.shape == found.se.shape == (6,)
     assert -found.mean.mean == pytest.approx(row["nll_nats"], rel=1e-6)
     assert found.mean.se == pytest.approx(row["se_nats"], rel=1e-6)
+
+
+def test_the_error_of_a_mean_over_strata_does_not_count_their_slope():
+    generator = torch.Generator().manual_seed(0)
+    slope = torch.linspace(0, 30, 50)
+    terms = slope + torch.randn(400, 50, generator=generator)
+    true, found = terms.mean(1).std().item(), stratified_se(terms)
+    assert true < found.mean().item() < 1.2 * true < terms.std(1).mean().item() / 50**0.5 / 5
+    assert stratified_se(terms[:, :1]).isnan().all()
 
 
 def test_what_has_no_likelihood_says_so(place, model):

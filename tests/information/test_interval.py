@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiment.intervals import Latent
 from information.entries import of_entries, with_labels
 from information.interval import (
     Normals,
@@ -131,6 +132,30 @@ def test_entries_and_labels():
         high = found["upper"][d, 0] + 2 * found["upper_se"][d, 0]
         assert low <= known <= high
         assert high - low < 0.1
+
+
+def test_labels_of_a_row_far_from_its_neighbours():
+    """Fault: sums that leave a row out were differences, and 0 where it outweighs its neighbours by 1e16."""
+    mean = normal_codes(1000, (1.0,)).mean
+    mean[0] = mean.max() + 0.6  # 12 deviations: e^-72 of its own weight
+    rows = Normals.draw(mean, torch.tensor(-6.0), 0)
+    found = with_labels(rows, (mean > 0).long().numpy())
+    lower, upper, error = found["lower"].item(), found["upper"].item(), found["upper_se"].item()
+    assert 0.4 < lower < math.log(2) < upper + 2 * error < 1.1 and error < 0.12
+    rare = (torch.arange(1000) == 7).long()[:, None].numpy()  # a label of one row's own
+    assert abs(with_labels(rows, rare)["lower"].item()) < 0.2
+
+
+def test_the_marginal_s_divergence_has_the_errors_of_both_its_parts():
+    """KL(q(z) || p(z)) = rate - I, of Gaussian codes whose rate spreads more than the bounds of I."""
+    v, s2, covered = 9.0, 0.01, 0
+    truth = v + s2 - 1 - math.log(v + s2)  # of two entries
+    for seed in range(0, 24, 3):
+        rows, fit, choose = (normal_codes(500, (v**0.5,) * 2, seed + k, math.log(s2)) for k in range(3))
+        rate = 0.5 * (rows.mean.square() + s2 - 1 - math.log(s2)).sum(1)
+        low, high = Latent(rows.z, rows, bracket(rows, fit, choose, rate=rate)).part()["marginal_kl_nats"]
+        covered += low <= truth <= high
+    assert covered == 8
 
 
 def test_checks_tell_the_violated_from_the_held():

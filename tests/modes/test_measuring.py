@@ -76,6 +76,19 @@ def test_nll_of_points_names_the_exact_excess(tmp_path):
     assert record["num_images"] == 3000
 
 
+def test_the_estimator_is_chosen_with_other_noise_than_it_is_reported_with(tmp_path, monkeypatch):
+    seeds, measure = [], nll.error_curve
+
+    def watched(estimators, batches, gaussian, proposal, npoints, seed, **more):
+        seeds.append(seed)
+        return measure(estimators, batches, gaussian, proposal, npoints, seed, **more)
+
+    monkeypatch.setattr(nll, "error_curve", watched)
+    words = "--mode nll --model vanilla --npoints 2 --num_images 4"
+    nll.measure_likelihood(trained(tmp_path, *words.split()))
+    assert len(seeds) == len(set(seeds)) == 2
+
+
 def test_nll_of_lattice_data_reports_every_bound_under_its_own_name(tmp_path):
     run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--unets_channels", "32", "--npoints", "2",
                   "--num_images", "6", "--soft")
