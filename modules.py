@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels import products
 from kernels.fused import fused
 from kernels.winograd import convolve
 
@@ -58,19 +59,24 @@ def group_norm(channels: int, silu: bool = True) -> GroupNorm:
 
 
 class Convolution(nn.Conv2d):
-    """A 3x3 convolution with padding 1, and a sum with `rest`.
+    """A convolution of odd side that keeps the image's size, over the stride, and a sum with `rest`.
 
-    winograd    None for torch's own convolution; or what does both in one, with fewer multiplications (`convolve`)
+    winograd    None for torch's own convolution; or what does both in one, with fewer multiplications (`convolve`),
+                where it pays, and one matrix product does them for small images
     """
 
-    def __init__(self, inside: int, outside: int):
-        super().__init__(inside, outside, 3, padding=1)
+    def __init__(self, inside: int, outside: int, side: int = 3, stride: int = 1):
+        super().__init__(inside, outside, side, stride, side // 2)
         self.winograd = None
 
     def forward(self, x: Tensor, rest: Tensor | None = None) -> Tensor:
         """[B,C,H,W], rest [B,K,H,W] -> [B,K,H,W]"""
-        if self.winograd is not None and self.winograd.serves(x, self.weight):
-            return convolve(self.winograd, x, self.weight, self.bias, rest)
+        if self.winograd is not None:
+            stride = self.stride[0]
+            if stride == 1 and self.winograd.serves(x, self.weight):
+                return convolve(self.winograd, x, self.weight, self.bias, rest)
+            if products.serves(x, self.weight, stride):
+                return products.convolve_by_product(x, self.weight, self.bias, rest, stride)
         y = super().forward(x)
         return y if rest is None else y + rest
 
@@ -85,15 +91,14 @@ def use_sweeps(network: nn.Module, sweeps, winograd=None) -> None:
     for module in network.modules():
         if isinstance(module, GroupNorm):
             module.sweeps = sweeps
-        elif isinstance(module, nn.Conv2d):
-            if isinstance(module, Convolution):
-                module.winograd = winograd
+        elif isinstance(module, Convolution):
+            module.winograd = winograd
             module.weight.data = module.weight.data.contiguous(memory_format=layout)
 
 
 def last_layers(channels: int, outside: int) -> nn.Sequential:
     """Normalisation, SiLU (in the normalisation: Identity keeps its number in old checkpoints) and a convolution."""
-    return nn.Sequential(group_norm(channels), nn.Identity(), nn.Conv2d(channels, outside, 3, padding=1))
+    return nn.Sequential(group_norm(channels), nn.Identity(), Convolution(channels, outside))
 
 
 def zero(module: nn.Module) -> nn.Module:
@@ -201,7 +206,7 @@ class ResBlock(nn.Module):
         self.by_time = nn.Linear(time_width, 2 * outside) if time_width else None
         self.by_z = nn.Linear(z_width, 2 * outside) if z_width else None
         self.dropout, self.outside = dropout, outside
-        self.skip = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
+        self.skip = Convolution(inside, outside, side=1) if inside != outside else nn.Identity()
 
     def forward(self, x: Tensor, modulation: Modulation | None) -> Tensor:
         h = self.norm2(self.conv1(self.norm1(x)), modulation, self.dropout)
@@ -282,7 +287,7 @@ class UNet(nn.Module):
             return Stage(inside, outside, dropout, level is None or level in attention, time_width, acts, tokens)
 
         widths = [channels * m for m in multipliers]
-        self.first = nn.Conv2d(inside, channels, 3, padding=1)
+        self.first = Convolution(inside, channels)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips, current = [channels], channels
         for level, wide in enumerate(widths):
@@ -291,7 +296,7 @@ class UNet(nn.Module):
                 skips.append(wide)
                 current = wide
             if level < len(widths) - 1:
-                self.down.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
+                self.down.append(Convolution(current, current, stride=2))
                 skips.append(current)
         self.middle = nn.ModuleList([stage(current, current), Stage(current, current, dropout, False, time_width,
                                                                     z_width, tokens)])
@@ -448,7 +453,7 @@ class Classifier(nn.Module):
         layers, inside = [], channels
         for level, outside in enumerate((width, 2 * width, 4 * width)):
             stride = 2 if level and size >= 8 else 1
-            layers += [nn.Conv2d(inside, outside, 3, stride=stride, padding=1), group_norm(outside), nn.Identity(),
+            layers += [Convolution(inside, outside, stride=stride), group_norm(outside), nn.Identity(),
                        Convolution(outside, outside), group_norm(outside), nn.Identity()]
             inside = outside
         self.layers = nn.Sequential(*layers)

@@ -69,6 +69,35 @@ def learning_rate(step: int, total: int, warmup: int, config: Config) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
+class _InMemoryOrder:
+    """An optimiser's base: its sweep goes over weights as they lie, and over gradients in the same order.
+
+    On a CPU torch's fused Adam copies weights that lie channels last, which takes longer than the sweep, and pairs
+    weights with the wrong gradients, without a word, where these lie in another order.
+    """
+
+    def _init_group(self, group, weights, gradients, *moments_and_steps):
+        found = super()._init_group(group, weights, gradients, *moments_and_steps)
+        turned = [_lies_channels_last(weight) for weight in weights]
+        for tensors in (weights, gradients, *moments_and_steps):
+            tensors[:] = [value.permute(0, 2, 3, 1) if turn and value.dim() == 4 else value
+                          for value, turn in zip(tensors, turned, strict=False)]  # of some kinds there are none
+        gradients[:] = [value.contiguous() for value in gradients]  # a copy only where they lie otherwise
+        return found
+
+
+def _lies_channels_last(weight: Tensor) -> bool:
+    return weight.dim() == 4 and not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+class _AdamW(_InMemoryOrder, torch.optim.AdamW):
+    pass
+
+
+class _Adam(_InMemoryOrder, torch.optim.Adam):
+    pass
+
+
 class Stepper:
     """Weights, their average, and the optimiser: one update at a time.
 
@@ -79,7 +108,7 @@ class Stepper:
         model.lower = half_of(config.precision, device)
         self.model, self.ema = model, copy.deepcopy(model).eval().requires_grad_(False)
         self.decay, self.device = config.ema_decay, device
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+        kind = {"adamw": _AdamW, "adam": _Adam}[config.optimizer]
         decay = {"weight_decay": 1e-5} if config.optimizer == "adamw" else {}
         self.optimizer = kind(model.parameters(), lr=config.learning_rate, fused=True, **decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.lower == torch.float16)

@@ -84,7 +84,7 @@ class Winograd:
     def serves(self, x: Tensor, weight: Tensor) -> bool:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         return (x.device.type == "cpu" and x.dtype == dtype and dtype in self._forward
-                and weight.dtype == torch.float32 and min(x.shape[2:]) >= SMALLEST
+                and weight.dtype == torch.float32 and weight.shape[2] == 3 and min(x.shape[2:]) >= SMALLEST
                 and weight.shape[:2].numel() <= min(A_TILE * _tiles(x), IN_ALL)
                 and not (weight.shape[0] % WIDE or weight.shape[1] % WIDE))
 
