@@ -127,7 +127,14 @@ def _gather(command: configuration.Command, own) -> Task:
         if checkpoint is not None:
             refuse_stale(codes_origin(others)["checkpoint_hash"], quality, checkpoint,
                          "run run.py --mode latent_quality")
-        found["x_T"] = x_T[: own.rows], x_T_labels[: own.rows]
+        rest = np.sort(np.random.default_rng(cfg.r_seed).permutation(len(x_T))[: own.rows])
+        if unfit := _unfit(str(others["split"]) if "split" in others else split, split, len(rest), own.folds):
+            cure = f"{quality} {unfit}: run run.py --mode latent_quality again, or leave x_T out of --inputs"
+            if own.inputs:
+                raise CommandError(cure)
+            print(f"note: x_T is left out: {cure}", file=sys.stderr)
+        else:
+            found["x_T"] = x_T[rest], x_T_labels[rest]
     if not set(BASELINES).isdisjoint(wanted):
         images = _images(cfg, split, rows, arrays["all_attr"], folder / "latents.npz")
         made = {"pixels": lambda: images.reshape(len(images), -1), "pca": lambda: images.reshape(len(images), -1),
@@ -135,6 +142,13 @@ def _gather(command: configuration.Command, own) -> Task:
         found |= {name: (made[name](), labels[rows]) for name in BASELINES if name in wanted}
     protocol = f"{len(rows):,} of {len(z):,} images of the {split} split"
     return Task(found, _names(arrays, labels.shape[1]), split, protocol, result, codes_origin(arrays))
+
+
+def _unfit(of: str, split: str, count: int, folds: int) -> str:
+    """Why x_T of a split is not scored beside the codes of another, or not at all; '' where it is."""
+    if of != split:
+        return f"is of the {of} split, and latents.npz of the {split} split"
+    return f"has {count} rows, too few for {folds} folds" if count < 2 * folds else ""
 
 
 def _images(cfg: configuration.Config, split: str, rows: np.ndarray, labels: np.ndarray, path: Path) -> np.ndarray:

@@ -61,6 +61,9 @@ def exit_status(prog: str, body: Callable[[list[str]], int | None], argv: list[s
         return _end(prog, 1, str(error))
     except KeyboardInterrupt:
         return _end(prog, 130, "stopped by Ctrl-C")
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         if not isinstance(error.filename, str | bytes):
             raise
@@ -240,7 +243,8 @@ def refuse_other_inputs(result: Path, before: list, now: list[Path]) -> None:
     known = {path.resolve() for path in now}
     for path in before:
         if isinstance(path, str) and os.path.isfile(path) and Path(path).resolve() not in known:
-            raise CommandError(f"{result} holds the numbers of {path}: name another folder for these, or move it away")
+            raise CommandError(f"{result} holds the numbers of {path}: name another folder for these "
+                               f"(--result_folder), or move it away")
 
 
 class OwnFolder:

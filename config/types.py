@@ -36,6 +36,8 @@ def number(low: float = -math.inf, high: float = math.inf, above: bool = False):
 
 def place(text: str) -> str:
     """An argparse type: a path whose names, and which itself, a file system can hold."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path: is a variable of the shell not set?")
     if len(os.fsencode(text)) > 3000 or any(len(os.fsencode(part)) > 255 for part in Path(text).parts):
         raise argparse.ArgumentTypeError(f"'{text[:20]}...' is a path with a name of more than 255 bytes")
     return text

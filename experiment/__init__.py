@@ -17,6 +17,7 @@ from experiment.checkpoint import (
     find_checkpoint,
     is_plain,
     meant,
+    named_checkpoint,
     open_record,
     refuse_other_data,
     refuse_stale,
@@ -38,6 +39,6 @@ from experiment.trained import Trained, load, open_latent, open_trained
 __all__ = [
     "Autoencoder", "Trained", "assumptions_of", "basis_file", "batches_of", "build_fresh", "checkpoints",
     "compile_networks", "describe_network", "expand_from", "find_checkpoint", "fit_gaussian", "half_of", "is_plain",
-    "load", "load_data", "meant", "open_latent", "open_record", "open_trained", "pick_device", "refuse_other_data",
-    "refuse_stale", "shape_of", "slerp", "without_basis",
+    "load", "load_data", "meant", "named_checkpoint", "open_latent", "open_record", "open_trained", "pick_device",
+    "refuse_other_data", "refuse_stale", "shape_of", "slerp", "without_basis",
 ]

@@ -39,7 +39,7 @@ MODELS = ("diff", "vae", "vanilla")
 
 
 def load_model(record: dict, config: Config, device: torch.device, path: Path) -> nn.Module:
-    """The model of a checkpoint's record, with its EMA weights, in evaluation mode.
+    """The model of a checkpoint's record, with its EMA weights, in evaluation mode and frozen.
 
     Raises CommandError where the weights are not those of such a model, before memory for another one is asked for.
     """
@@ -55,7 +55,7 @@ def load_model(record: dict, config: Config, device: torch.device, path: Path) -
         reason = str(error).splitlines()[1].strip()
         raise CommandError(f"{path}: the checkpoint does not fit its own config: {reason}") from None
     model.lower = half_of(config.precision, device)
-    model = model.to(device).eval()
+    model = model.to(device).eval().requires_grad_(False)
     compile_networks(model, config, device)
     return model
 
@@ -101,8 +101,14 @@ def refuse_other_data(known: str | None, dataset: registry.Dataset, config: Conf
 def refuse_other_model(result: Path, checkpoint: Path) -> None:
     """Raise CommandError where a result file is of another model's checkpoint, one that still exists elsewhere."""
     before = read_json(result).get("checkpoint") if os.path.lexists(result) else None
-    if isinstance(before, str) and Path(before).resolve().parent != checkpoint.resolve().parent:
+    if isinstance(before, str) and _home(Path(before)) != _home(checkpoint):
         refuse_other_inputs(result, [before], [checkpoint])
+
+
+def _home(checkpoint: Path) -> Path:
+    """The folder of a checkpoint's experiment, of which an export is a part."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == exported.FOLDER else folder
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -173,6 +179,11 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
     raise CommandError(f"no checkpoint in {folder}: run --mode train with the same flags first{_others_near(folder)}")
 
 
+def named_checkpoint(path: str | Path) -> Path:
+    """The checkpoint that a path names: itself, or the newest of a folder."""
+    return find_checkpoint(Path(path), None) if Path(path).is_dir() else Path(path)
+
+
 def _others_near(folder: Path) -> str:
     """'; there is ...' with the experiments beside a folder that are most like it by name, and their flags."""
     there = {path.parent.name: path for path in folder.parent.glob("*/*.pth")
@@ -186,7 +197,7 @@ def _others_near(folder: Path) -> str:
 
 def stored_config(path: Path) -> Config:
     """The config in a checkpoint, or in the newest of a folder. Raises CommandError where there is none."""
-    path = find_checkpoint(path, None) if path.is_dir() else path
+    path = named_checkpoint(path)
     record = exported.read_about(path) if exported.is_export(path) else load_checkpoint(path, whole=False)
     return config_module.on_own_schedule(config_module.from_stored(record.get("config"), path), record.get("network"))
 
@@ -201,7 +212,7 @@ def expand_from(argv: list[str], mode: str | None = None) -> list[str]:
     if typed is None:
         return argv
     path = Path(typed)
-    if mode == "train" and exported.is_export(find_checkpoint(path, None) if path.is_dir() else path):
+    if mode == "train" and exported.is_export(named_checkpoint(path)):
         raise CommandError(f"{path} is an export, which training cannot go on from: give the folder of its experiment")
     stored = stored_config(path)
     kinds = ("model", "training") if mode == "train" else ("model",)
@@ -275,7 +286,7 @@ def open_record(path: Path, kinds: tuple[str, ...], whole: bool = False) -> tupl
     of_export = exported.is_export(path)
     record = exported.read(path) if of_export else _with_basis(load_checkpoint(path, whole), path)
     if record.get("kind") not in kinds:
-        raise CommandError(f"{path} holds a '{config_module.shown(record.get('kind'))}' model, not "
+        raise CommandError(f"{path} holds a {config_module.shown(record.get('kind'))} model, not "
                            f"{' or '.join(kinds)}")
     latent = record["kind"] == "latent"
     wanted = {**_WANTED, **({} if of_export or "training" in record else _STATE),

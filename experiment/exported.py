@@ -12,7 +12,7 @@ from pathlib import Path
 from utils import UNREADABLE, CommandError, file_hash, first_line, hash_of, read_json
 
 FORMAT = 1
-WEIGHTS, ABOUT = "model.safetensors", "config.json"
+FOLDER, WEIGHTS, ABOUT = "export", "model.safetensors", "config.json"
 MOMENTS = ("mean", "variances", "basis")
 SAID = ("kind", "config", "shape", "network", "data", "rows", "levels", "unit", "epoch", "step")  # of a checkpoint
 

@@ -20,8 +20,8 @@ from experiment.checkpoint import (
     MODELS,
     _named,
     checkpoints,
-    find_checkpoint,
     load_model,
+    named_checkpoint,
     note_newer_state,
     open_record,
     refuse_other_data,
@@ -257,10 +257,7 @@ def load(path: str | Path, device: str | None = None) -> Trained:
     device  cpu, cuda ...; the GPU where there is one by default
     Raises CommandError, in one line, where there is none, or it is broken.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = find_checkpoint(path, None)
-    trained = open_trained(Command("", replace(Config(), device=device), frozenset()), path)
+    trained = open_trained(Command("", replace(Config(), device=device), frozenset()), named_checkpoint(path))
     stored = trained.stored or trained.config
     trained.config = replace(trained.config, data_dir=stored.data_dir, precision=stored.precision)
     return trained

@@ -42,11 +42,12 @@ def over_draws(draws: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in draws[0]}
 
 
-def summary(parts: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Means and standard errors over images of a list of `image_errors`, of other images each."""
+def summary(parts: list[dict[str, Tensor]]) -> dict[str, float | None]:
+    """Means and standard errors over images (None for a single one) of a list of `image_errors`, of other images each.
+    """
     result = {}
     for name in parts[0]:
         values = torch.cat([part[name] for part in parts])
         result[name] = values.mean().item()
-        result[f"{name}_se"] = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+        result[f"{name}_se"] = (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else None
     return result

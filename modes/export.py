@@ -23,7 +23,7 @@ def export(command: Command) -> None:
     `experiment.load` and --from read the folder back. For --denoiser ddpm it is a pipeline of diffusers too.
     """
     trained = open_trained(command._replace(config=replace(command.config, compile="off")))
-    folder = config_module.folder(trained.config, "models") / "export"
+    folder = config_module.folder(trained.config, "models") / exported.FOLDER
     check_writable(folder)
     record, _ = open_record(trained.path, MODELS)
     files = exported.pack(record, trained.hash)

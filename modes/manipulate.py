@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -33,10 +34,11 @@ def manipulate(command: Command) -> None:
     train = trained.load_data("train")
     column, value = chosen_label(train, config.label)
     images, names = zip(*(chosen_image(trained, which) for which in config.img_id), strict=True)
+    names = _told_apart(names)
     folder = config_module.folder(config, "imgs") / f"manipulate-{'-'.join(names)}"
 
     positive = (train.labels[: config.num_images or FITTED_ROWS, column] == value).astype(np.int64)
-    _refuse_constant(positive, config.label)
+    _refuse_constant(positive, config.label, len(train))
     codes = encode_split(trained, train, len(positive)).numpy()
     score = classification.evaluate(codes, positive[:, None], [config.label], folds=5, seed=config.r_seed, jobs=1)
     step = torch.from_numpy(classification.direction(codes, positive, config.r_seed)) * math.sqrt(config.a_dim)
@@ -87,8 +89,15 @@ def known_labels(dataset: registry.Dataset) -> dict[str, tuple[int, int]]:
             for value, name in enumerate(names)}
 
 
-def _refuse_constant(positive: np.ndarray, name: str) -> None:
+def _refuse_constant(positive: np.ndarray, name: str, there: int) -> None:
     least = min(positive.sum(), len(positive) - positive.sum())
     if least < 10:
+        cure = "raise --num_images" if len(positive) < there else "take another label"
         raise CommandError(f"--label {name}: {positive.sum()} of {len(positive)} training images have it, too few to "
-                           f"tell on which side: raise --num_images")
+                           f"tell on which side: {cure}")
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names of files: a name that was there before gets a number, x, x-2."""
+    before = [names[:k].count(name) for k, name in enumerate(names)]
+    return [name if count == 0 else f"{name}-{count + 1}" for name, count in zip(names, before, strict=True)]

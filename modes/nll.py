@@ -18,7 +18,16 @@ import plots
 from config import Command
 from dataset import registry
 from diffusion import LogSNRProposal
-from experiment import Trained, assumptions_of, build_fresh, fit_gaussian, load_data, open_trained, pick_device
+from experiment import (
+    Trained,
+    assumptions_of,
+    build_fresh,
+    fit_gaussian,
+    load_data,
+    named_checkpoint,
+    open_trained,
+    pick_device,
+)
 from experiment.measuring import (
     Sample,
     cautions,
@@ -130,7 +139,7 @@ def likelihoods_of(model) -> list[str]:
 
 def open_member(trained: Trained, path: str):
     """A further model of the same data. Raises CommandError for other data, or a model with no unconditional branch."""
-    other = open_trained(Command("nll", trained.config, frozenset()), Path(path))
+    other = open_trained(Command("nll", trained.config, frozenset()), named_checkpoint(path))
     if other.config.dataset != trained.config.dataset or tuple(other.model.shape) != tuple(trained.model.shape):
         raise CommandError(f"--ensemble {path} is of other data: {other.config.dataset}, {other.model.shape}")
     if UNCONDITIONAL not in likelihoods_of(other.model):

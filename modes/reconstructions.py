@@ -78,7 +78,7 @@ def latent_quality(command: Command) -> None:
     draw_quality(x, x_T, back, draws, folder, config.format)
     print(f"{count} images by {coder.sampler}, {len(coder.grid) - 1} steps, and its inversion")
     for name in ("inferred", "random"):
-        print(f"{name:8} x_T: " + "  ".join(f"{k} {v:.4g}" for k, v in record[name].items()))
+        print(f"{name:8} x_T: " + "  ".join(f"{k} {v:.4g}" for k, v in record[name].items() if v is not None))
     print(f"{path}; pictures in {folder}")
 
 

@@ -25,7 +25,15 @@ import distributed
 import plots
 from config import Command
 from dataset import registry
-from experiment import Trained, batches_of, find_checkpoint, load_data, open_latent, open_trained
+from experiment import (
+    Trained,
+    batches_of,
+    find_checkpoint,
+    load_data,
+    named_checkpoint,
+    open_latent,
+    open_trained,
+)
 from models import LatentDiffusion
 from rng import Rng
 from sampling import SAMPLERS, denoiser_of, fit_grid, generate, prior_of, switch
@@ -73,9 +81,9 @@ def two_phase(trained: Trained) -> tuple[Callable, str]:
         return trained.model.denoise, "none: all steps are InfoDiffusion's"
     if config.guidance != 1:
         raise CommandError("--guidance is not for two-phase sampling: use --split_step 0 or --is_latent")
-    plain = config_module.normalise(replace(config, model="vanilla"), registry.SPECS)
+    plain = config_module.normalise(replace(config, model="vanilla", from_=None), registry.SPECS)
     if config.vanilla_from:
-        path = Path(config.vanilla_from)
+        path = named_checkpoint(config.vanilla_from)
     else:
         try:
             path = find_checkpoint(config_module.folder(plain, "models"), None)

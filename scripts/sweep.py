@@ -145,7 +145,7 @@ def _is_fresh(result: Path, checkpoints: Path) -> bool:
     return result.is_file() and result.stat().st_mtime >= trained
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str]) -> int:
     args, swept, shared = parse(argv)
     runs = runs_of(swept, args.seeds, shared)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
@@ -158,6 +158,7 @@ def _run(argv: list[str]) -> None:
     if not folders:
         raise CommandError("no run of the sweep left a result")
     print(summary.write(folders, args.output))
+    return 1 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -273,6 +273,19 @@ def test_a_wrong_sweep_is_one_line_before_anything_runs(words, culprit, in_tmp, 
     assert not list(in_tmp.iterdir())
 
 
+def test_a_sweep_of_which_a_run_failed_says_so_by_its_status(in_tmp, monkeypatch, capsys):
+    def carry_out(run, measure, threads):
+        run.results.mkdir(parents=True)
+        return f"{run.results}: train ended with status 2" if "0.01" in str(run.results) else None
+
+    monkeypatch.setattr(sweep, "carry_out", carry_out)
+    monkeypatch.setattr(sweep.summary, "write", lambda folders, output: f"{len(folders)} columns")
+    assert sweep.main(["--mmd_weight", "0.01", "0.1", "--", "--dataset", "digits"]) == 1
+    printed = capsys.readouterr()
+    assert "status 2" in printed.err and "2 columns" in printed.out
+    assert sweep.main(["--mmd_weight", "0.2", "0.1", "--seeds", "1", "--", "--dataset", "digits", "--tag", "b"]) == 0
+
+
 @pytest.mark.slow
 def test_a_sweep_trains_measures_and_goes_on(in_tmp, capsys):
     words = ("--mmd_weight 0.01 0.1 --seeds 2 -- --dataset digits --a_dim 4 --epochs 1 --max_steps 3 --batch_size 64 "

@@ -362,3 +362,10 @@ def test_a_bug_of_ours_keeps_its_traceback():
 
     with pytest.raises(RuntimeError):
         exit_status("program", body, [])
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path):
+    program = "import sys, utils; sys.exit(utils.exit_status('p', lambda words: list(map(print, range(10**5))), []))"
+    line = f'"{sys.executable}" -u -c "{program}" | head -1; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", line], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "0\n", "")

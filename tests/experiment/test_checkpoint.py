@@ -239,6 +239,9 @@ def test_results_of_one_model_do_not_replace_another_s(path, capsys):
     assert run.main(f"--mode eval --split_step 0 {FLAGS}".split()) == 0  # its own are
     line = refused(capsys, f"--mode eval --split_step 0 {FLAGS} --model_folder others")
     assert "eval.json" in line and str(path) in line
+    assert run.main(f"--mode export {FLAGS}".split()) == 0  # of the same model
+    words = f"--mode eval --split_step 0 --from {path.parent}/export --device cpu --sampling_number 2"
+    assert run.main(words.split()) == 0
     shutil.rmtree("models")  # the model was moved
     assert run.main(f"--mode eval --split_step 0 {FLAGS} --model_folder others".split()) == 0
 

@@ -270,6 +270,20 @@ def test_image_classifier_is_trained_and_saved_for_fid(in_tmp):
     assert record["accuracy"] > 0.8
 
 
+@pytest.mark.parametrize("changed, reason", [
+    ({"split": np.array("train")}, "of the train split"),
+    ({"x_T": np.zeros((8, 64)), "labels": np.zeros((8, 1))}, "8 rows"),
+])
+def test_x_T_that_do_not_fit_the_codes_are_left_out_or_refused(saved, capsys, changed, reason):
+    place = "models/digits_16d_0.1mmd/latent_quality.npz"
+    write_npz(place, **{**np.load(place), **changed})
+    assert train_classifier.main([*EXPERIMENT, "--jobs", "1", "--inputs", "z", "x_T"]) == 2
+    assert reason in capsys.readouterr().err
+    task = train_classifier._gather(*commandline.parse(EXPERIMENT, "", registry.SPECS, extra=train_classifier._flags))
+    assert "x_T" not in task.inputs and "z" in task.inputs
+    assert reason in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments, culprit", [
     (["--a_dim", "8"], "save_latent"),
     (["--classifier", "svm"], "--classifier"),

@@ -44,3 +44,4 @@ def test_draws_of_the_same_images_are_no_further_images():
     assert all_of_them["mse_se"] == pytest.approx(one["mse_se"], rel=0.05)
     assert all_of_them["mse"] == pytest.approx(np.mean([summary([draw])["mse"] for draw in draws]))
     assert math.isfinite(all_of_them["psnr_se"])
+    assert summary([image_errors(own[:1].expand(1, 1, 4, 4), x[:1])])["mse_se"] is None  # one image has no spread

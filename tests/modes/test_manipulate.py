@@ -80,3 +80,13 @@ def test_mistakes_are_one_line_and_leave_nothing(in_tmp, capsys, more, culprit):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and culprit in error
     assert not (in_tmp / "imgs").exists()
+
+
+def test_files_of_one_name_are_told_apart():
+    assert module._told_apart(["x", "y", "x", "x"]) == ["x", "y", "x-2", "x-3"]
+
+
+def test_more_images_are_advised_where_there_are_more():
+    for there, cure in ((18, "another label"), (500, "--num_images")):
+        with pytest.raises(CommandError, match=cure):
+            module._refuse_constant(np.arange(18) < 5, "3", there)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from oracles import GaussianDenoiser, PairDenoiser
 from torch import nn
@@ -18,6 +19,7 @@ from diffusion import Gaussian, LogSNRProposal
 from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data, measuring, prepare
 from information import interval
 from modes import maps, mutual_info, nll
+from run import main
 from run import main as run_main
 from scripts import plot_results
 from utils import CommandError
@@ -343,3 +345,11 @@ def test_an_untuned_network_is_measured_where_it_was_trained(tmp_path):
     assert asked.low < low and (asked.low, asked.high) == model.gaussian.logsnr_range
     assert seen.low == low and seen.high <= high
     assert "trained on" in measuring.range_note(model, seen)
+
+
+def test_what_a_head_can_use_is_measured_of_a_checkpoint(in_tmp, capsys):
+    """Fault: codes of a model that was read back had a graph, which two steps of the head would go through."""
+    tiny.checkpoint("--dataset digits --z_dropout 0.1")
+    words = f"--mode mutual_info --z_dropout 0.1 --mi_steps 2 --npoints 3 --num_images 30 {tiny.SMALL}"
+    assert main(words.split()) == 0
+    assert "usable" in capsys.readouterr().out

@@ -120,3 +120,11 @@ def test_a_model_folder_that_cannot_be_written_is_said_before_anything_is_comput
         monkeypatch.setattr(module, "check_writable", read_only)
         monkeypatch.setattr(module, "batches_of", computed)
     assert "models" in refused(f"--mode {mode} --dataset digits {tiny.SMALL}", capsys)
+
+
+def test_two_phase_sampling_finds_the_plain_model_from_a_folder_too(place, capsys):
+    folder = tiny.checkpoint("--dataset digits").parent
+    words = "--mode eval_fid --split_step 2 --sampling_number 3 --device cpu --num_workers 0"
+    assert run.main(f"{words} --from {folder}".split()) == 0
+    assert run.main(f"{words} --from {folder} --vanilla_from models/{EXP}".split()) == 0
+    assert capsys.readouterr().out.count(f"model: models/{EXP}/model-1.pth") == 2
