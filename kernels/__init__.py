@@ -1,1 +1,1 @@
-"""Operations that a network spends its time in, written for the processor: fused.py, winograd.py."""
+"""Operations that a network spends its time in, written for the processor: fused.py, winograd.py, products.py."""
