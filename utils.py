@@ -417,15 +417,17 @@ def load_checkpoint(path: str | Path, whole: bool = True) -> dict:
         raise CommandError(f"checkpoint {path} does not exist")
     try:
         with zipfile.ZipFile(path) as archive:
-            _refuse_compressed(archive, path)
+            _refuse_compressed(archive, path.stat().st_size)
             if damaged := archive.testzip():  # torch itself does not look at the checksums
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             record = torch.load(path, map_location="cpu", weights_only=True, mmap=not whole)
             if whole and isinstance(record, dict) and "training" in record:
-                packed = io.BytesIO(record.pop("training").numpy())
-                record |= torch.load(packed, map_location="cpu", weights_only=True)
+                packed = record.pop("training").numpy()
+                with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+                    _refuse_compressed(archive, packed.nbytes)
+                record |= torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise CommandError(f"checkpoint {path} cannot be read (truncated, or not ours): {first_line(error)}") from None
     made = record.get("format") if isinstance(record, dict) else None
@@ -434,11 +436,11 @@ def load_checkpoint(path: str | Path, whole: bool = True) -> dict:
     return record
 
 
-def _refuse_compressed(archive: zipfile.ZipFile, path: Path) -> None:
+def _refuse_compressed(archive: zipfile.ZipFile, size: int) -> None:
     """torch stores and never compresses: a small file that asks for more memory than it has bytes is not ours."""
     entries = archive.infolist()
     if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or (
-            sum(e.file_size for e in entries) > path.stat().st_size):
+            sum(e.file_size for e in entries) > size):
         raise zipfile.BadZipFile("it is compressed, as no checkpoint is")
 
 

@@ -312,6 +312,27 @@ def test_a_compressed_checkpoint_is_refused_before_it_is_inflated(tmp_path):
     assert small.stat().st_size < 100_000
     with pytest.raises(CommandError, match="compressed"):
         load_checkpoint(small)
+    inside = torch.frombuffer(bytearray(small.read_bytes()), dtype=torch.uint8)
+    save_checkpoint(path, {"step": 1, "training": inside})
+    assert load_checkpoint(path, whole=False)["step"] == 1
+    with pytest.raises(CommandError, match="compressed"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("training", [5, [1], torch.zeros(4), torch.arange(9, dtype=torch.uint8)])
+def test_a_state_of_training_that_is_none_is_one_line(tmp_path, training):
+    save_checkpoint(tmp_path / "last.pth", {"step": 1, "training": training})
+    with pytest.raises(CommandError, match="last.pth cannot be read"):
+        load_checkpoint(tmp_path / "last.pth")
+
+
+def test_what_only_training_needs_is_packed_and_read_where_it_is_asked_for(tmp_path):
+    path = tmp_path / "last.pth"
+    save_checkpoint(path, {"step": 3, "ema": {"w": torch.arange(3.0)}}, {"model": {"w": torch.arange(5.0)}, "sums": {}})
+    used, whole = load_checkpoint(path, whole=False), load_checkpoint(path)
+    assert used.keys() == {"format", "step", "ema", "training"} and torch.equal(used["ema"]["w"], torch.arange(3.0))
+    assert whole.keys() == {"format", "step", "ema", "model", "sums"}
+    assert torch.equal(whole["model"]["w"], torch.arange(5.0))
 
 
 @pytest.mark.parametrize("value", [Path("x"), object])
