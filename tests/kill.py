@@ -27,6 +27,7 @@ import torch._dynamo  # the optimisers need it; imported once, before the fork
 import run
 import training  # noqa: F401
 from modes import samples  # noqa: F401
+from utils import load_checkpoint
 
 TRAIN = (
     "--model diff --mode train --dataset line --device cpu --a_dim 2 --kld_weight 0.1 --z_dropout 0.1 --unets_channels "
@@ -99,7 +100,7 @@ def outcome(folder: Path) -> dict:
     """What a finished training run leaves, to be compared bit by bit."""
     (home,) = (folder / "models").iterdir()
     (log,) = (folder / "logs").rglob("metrics.jsonl")
-    records = {path.name: torch.load(path, weights_only=True) for path in sorted(home.glob("*.pth"))}
+    records = {path.name: load_checkpoint(path) for path in sorted(home.glob("*.pth"))}
     return {"files": sorted(path.name for path in home.iterdir()), "log": log.read_bytes(), "records": records}
 
 
@@ -115,7 +116,7 @@ def same(a, b) -> bool:
 
 def steps_done(folder: Path) -> int:
     found = list(folder.glob("models/*/last.pth"))
-    return torch.load(found[0], weights_only=True)["step"] if found else 0
+    return load_checkpoint(found[0], whole=False)["step"] if found else 0
 
 
 def finish(folder: Path, words: str) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-import torch
 
 import run
 from utils import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("full_networks")  # as torchrun's own processes have them
 HERE = Path(__file__).parent.parent
 POINTS = (
     "--mode train --dataset line --device cpu --a_dim 2 --kld_weight 0.5 --mmd_weight 0.5 --z_dropout 0.2 "
@@ -59,7 +59,7 @@ def alone(words: str, folder: Path, monkeypatch) -> None:
 
 def last(folder: Path) -> dict:
     (path,) = (folder / "models").rglob("last.pth")
-    return torch.load(path, weights_only=True)
+    return load_checkpoint(path)
 
 
 def distance(a: dict, b: dict) -> float:
