@@ -30,6 +30,7 @@ from utils import (
     read_json,
     read_npz,
     refuse_other_inputs,
+    some_rows,
     versions,
     write_json,
 )
@@ -87,7 +88,7 @@ def read_latents(path: Path, rows: int, seed: int) -> Latents:
     names = [str(name) for name in arrays.get("attr_names", ())]
     if len(names) != labels.shape[1]:
         names = [f"label {k}" for k in range(labels.shape[1])] if labels.shape[1] > 1 else ["class"]
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(codes))[:rows])
+    chosen = some_rows(len(codes), rows, seed)
     numbered = np.stack([np.unique(column, return_inverse=True)[1] for column in labels[chosen].T], axis=1)
     split = str(arrays["split"]) if "split" in arrays else "unknown"
     name = path.parent.name if path.stem == "latents" else path.stem

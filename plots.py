@@ -123,6 +123,9 @@ def read_log(metrics: str | Path) -> list[dict]:
     return lines
 
 
+BOUNDS = {"nll_nats": "held-out bound", "nll_given_z_nats": "held-out bound, given z"}  # as training logs them
+
+
 def training_curve(metrics: str | Path, path: str | Path) -> None:
     """Loss terms over epochs from a metrics.jsonl, training solid and validation dashed, a panel each."""
     lines = read_log(metrics)
@@ -138,9 +141,9 @@ def training_curve(metrics: str | Path, path: str | Path) -> None:
         if any(value is not None for value in held_out):
             panel.plot(epochs, held_out, "--", marker=marker, label="validation")
         unit = lines[0]["unit"] if name == "denoise" else ""
-        for bound in {"nll_nats", "nll_given_z_nats"} & lines[0].get("val", {}).keys() if name == "denoise" else ():
-            panel.plot(epochs, [line["val"].get(bound) for line in lines], ":",
-                       label="held-out bound" if bound == "nll_nats" else "held-out bound, given z")
+        for bound, label in BOUNDS.items():
+            if name == "denoise" and bound in lines[0].get("val", {}):
+                panel.plot(epochs, [line["val"].get(bound) for line in lines], ":", label=label)
         panel.set(title=name, xlabel="epoch", ylabel=unit)
         if all(line["train"][name] > 0 for line in lines):
             panel.set_yscale("log")

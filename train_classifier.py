@@ -31,6 +31,7 @@ from utils import (
     read_npz,
     refuse_other_inputs,
     save_checkpoint,
+    some_rows,
     versions,
     write_json,
 )
@@ -112,7 +113,7 @@ def _gather(command: configuration.Command, own) -> Task:
     if checkpoint is not None:
         refuse_stale(codes_origin(arrays)["checkpoint_hash"], folder / "latents.npz", checkpoint,
                      "run run.py --mode save_latent")
-    rows = np.sort(np.random.default_rng(cfg.r_seed).permutation(len(z))[: own.rows])
+    rows = some_rows(len(z), own.rows, cfg.r_seed)
     split = str(arrays["split"]) if "split" in arrays else "train"
     if split not in RESULT:
         raise CommandError(f"{folder / 'latents.npz'}: its split is none of {', '.join(RESULT)}")
@@ -127,7 +128,7 @@ def _gather(command: configuration.Command, own) -> Task:
         if checkpoint is not None:
             refuse_stale(codes_origin(others)["checkpoint_hash"], quality, checkpoint,
                          "run run.py --mode latent_quality")
-        rest = np.sort(np.random.default_rng(cfg.r_seed).permutation(len(x_T))[: own.rows])
+        rest = some_rows(len(x_T), own.rows, cfg.r_seed)
         if unfit := _unfit(str(others["split"]) if "split" in others else split, split, len(rest), own.folds):
             cure = f"{quality} {unfit}: run run.py --mode latent_quality again, or leave x_T out of --inputs"
             if own.inputs:

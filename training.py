@@ -79,9 +79,9 @@ class _InMemoryOrder:
     def _init_group(self, group, weights, gradients, *moments_and_steps):
         found = super()._init_group(group, weights, gradients, *moments_and_steps)
         turned = [_lies_channels_last(weight) for weight in weights]
-        for tensors in (weights, gradients, *moments_and_steps):
+        for tensors in filter(None, (weights, gradients, *moments_and_steps)):  # of some kinds there are none
             tensors[:] = [value.permute(0, 2, 3, 1) if turn and value.dim() == 4 else value
-                          for value, turn in zip(tensors, turned, strict=False)]  # of some kinds there are none
+                          for value, turn in zip(tensors, turned, strict=True)]
         gradients[:] = [value.contiguous() for value in gradients]  # a copy only where they lie otherwise
         return found
 

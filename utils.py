@@ -374,6 +374,11 @@ def read_npz(path: str | Path, *required: str) -> dict[str, np.ndarray]:
     return arrays
 
 
+def some_rows(count: int, most: int, seed: int) -> np.ndarray:
+    """At most so many of `count` rows, drawn at random, in their order."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
+
+
 def codes_origin(arrays: dict[str, np.ndarray]) -> dict:
     """The hash of the checkpoint that a file of codes comes from, and its config; None where the file does not tell."""
     try:

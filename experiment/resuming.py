@@ -92,6 +92,7 @@ def _moved(run, record: dict) -> bool:
     if isinstance(run.stepper.model, LatentDiffusion):
         own, stored = run.stepper.model.state_dict(), record["model"]
         return not all(name in stored and own[name].shape == stored[name].shape and
-                       torch.allclose(own[name], stored[name], rtol=1e-2, atol=1e-3) for name in ("mean", "deviation"))
+                       torch.allclose(own[name].cpu(), stored[name], rtol=1e-2, atol=1e-3)
+                       for name in ("mean", "deviation"))
     own, stored = run.record["gaussian"]["mean"], record["gaussian"]["mean"]
     return not torch.allclose(own, stored.to(own.dtype), rtol=1e-3, atol=1e-3)
