@@ -106,11 +106,12 @@ class Stepper:
 
     def __init__(self, model: nn.Module, config: Config, device: torch.device):
         model.lower = half_of(config.precision, device)
-        self.model, self.ema = model, copy.deepcopy(model).eval().requires_grad_(False)
+        self.model, self.ema = model.train(), copy.deepcopy(model).eval().requires_grad_(False)
         self.decay, self.device = config.ema_decay, device
+        self.weights, self.averages = list(model.parameters()), list(self.ema.parameters())  # once: the walk takes long
         kind = {"adamw": _AdamW, "adam": _Adam}[config.optimizer]
         decay = {"weight_decay": 1e-5} if config.optimizer == "adamw" else {}
-        self.optimizer = kind(model.parameters(), lr=config.learning_rate, fused=True, **decay)
+        self.optimizer = kind(self.weights, lr=config.learning_rate, fused=True, **decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.lower == torch.float16)
         self.parallel = model
         distributed.barrier()  # data takes one process longer to read than another
@@ -120,19 +121,18 @@ class Stepper:
 
     def update(self, x: Tensor, rng: Rng, given: Tensor | None, progress: float, rate: float) -> dict[str, Tensor]:
         """One optimiser step on a batch. Returns the loss terms' means [], on the device: nothing waits for them."""
-        self.model.train()
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         terms = self.parallel(x, rng, given, progress)
         self.scaler.scale(terms["loss"]).backward()
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1 - decay)
+            torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
         return {name: term.detach().mean() for name, term in terms.items()}
 
     def state(self) -> dict:
@@ -390,7 +390,7 @@ class Run:
         self.sums = {name: distributed.mean(v) if isinstance(v, Tensor) else v for name, v in self.sums.items()}
         if self.sums:
             self._means()
-        if not torch.stack(torch._foreach_norm(list(self.stepper.model.parameters()))).isfinite().all():
+        if not torch.stack(torch._foreach_norm(self.stepper.weights)).isfinite().all():
             raise self._diverged("the weights are")
         if distributed.is_main():
             step = self.stepper.step

@@ -265,7 +265,6 @@ RUN_FLAGS = [  # after `run`
 
 RUN_SIZES = [
     ("--mode mutual_info --num_images 1", "--num_images 1"), ("--mode eval --from=", "--from"),
-    ("--dataset digits --input_size 9", "--input_size 9"),
     ("--dataset digits --input_size 0", "--input_size"),
     ("--dataset line --input_size 8", "--input_size"),
     ("--dataset line --input_channels 3", "--input_channels"),

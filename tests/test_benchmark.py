@@ -72,6 +72,7 @@ def test_one_run_leaves_every_figure_and_says_what_is_not_installed(in_tmp, monk
     assert {row["sampler"]: row["measured_steps"] for row in record["sampling"]} == {"ddpm": 20, "dpmpp": 20}
 
 
+@pytest.mark.slow
 def test_compiled_contenders_stand_beside_the_others_and_have_no_peak(monkeypatch):
     through = []
     monkeypatch.setattr(benchmark, "find_spec", lambda name: None)

@@ -64,7 +64,7 @@ def check_config(config: Config) -> None:
     assert to_dict(config).keys() == FIELDS.keys()
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(flags())
 def test_any_flags_are_a_config_or_one_line(words):
     try:
@@ -130,7 +130,7 @@ def statistics_arrays(draw) -> dict[str, np.ndarray]:
     return arrays
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(statistics_arrays(), st.one_of(st.none(), st.tuples(st.floats(0, 1), st.integers(0, 255))))
 def test_any_statistics_file_gives_a_distance_or_one_line(tmp_path_factory, arrays, damage):
     path = tmp_path_factory.getbasetemp() / "stats.npz"
@@ -216,7 +216,7 @@ def outcome(path: Path, record: dict) -> str:
     return "used"
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.data())
 def test_a_stored_checkpoint_with_any_field_changed_is_used_or_one_line(stored, data):
     path, record, found = stored
@@ -254,7 +254,7 @@ def tables(draw) -> bytes:
     return content[:cut] if draw(st.integers(0, 9)) == 0 else content
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(tables())
 def test_any_table_of_labels_is_read_whole_or_refused_in_one_line(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "labels.csv"

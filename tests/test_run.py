@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import models
 import run
 from config import MODES
 from utils import load_checkpoint, save_checkpoint
@@ -72,7 +73,7 @@ def mistake(words, capsys):
     ("--mode latent_quality --model vae", "latent_quality"), ("--mode mutual_info --model vanilla", "mutual_info"),
     ("--mode eval_fid --dataset moons", "moons"), ("--mode interpolate --dataset line", "line"),
     ("--device cuda:99", "--device"), ("--device tpu", "--device"),
-    ("--dataset celeba --data_dir nowhere", "nowhere"), ("--input_size 7", "--input_size 7"),
+    ("--dataset celeba --data_dir nowhere", "nowhere"),
     ("--mode eval", EXP), ("--mode eval --epochs 3", "model-3.pth"), ("--model_folder blocked", "blocked"),
 ])
 def test_a_mistake_is_one_line_with_nothing_written(words, culprit, in_tmp, capsys):
@@ -104,7 +105,8 @@ def test_a_dry_run_shows_what_would_be_made_and_makes_nothing(model, in_tmp, cap
     assert not files()
 
 
-def test_a_dry_run_refuses_what_the_run_would_refuse(in_tmp, capsys):
+def test_a_dry_run_refuses_what_the_run_would_refuse(in_tmp, capsys, monkeypatch):
+    monkeypatch.setitem(models.MULTIPLIERS, "diff", (1, 2))
     assert "--input_size 7" in mistake("--dry_run --input_size 7", capsys)
 
 
@@ -197,6 +199,7 @@ def test_the_program_reports_a_mistake_by_its_status_and_without_a_traceback(in_
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_importing_the_suite_draws_nothing_and_changes_no_style():
     modules = ", ".join(path.stem for path in ROOT.glob("*.py"))
     program = (

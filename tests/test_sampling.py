@@ -317,6 +317,7 @@ def test_inversion_visits_every_step_down_to_pure_noise():
     assert all(z is not None for z in counting.z)
 
 
+@pytest.mark.slow
 def test_the_inverse_of_noise_is_about_standard_normal():
     x = invert(MIXTURE, MIXTURE.sample(3000, seed=1), linear_schedule(1e-4, 0.1, 200).grid(200))
     assert x.mean(0).abs().max() < 0.1 and (x.std(0) - 1).abs().max() < 0.1

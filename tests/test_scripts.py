@@ -175,6 +175,7 @@ def test_reference_and_samples_are_measured_by_one_extractor(in_tmp):
         assert used == [usual, usual]
 
 
+@pytest.mark.slow
 def test_seeds_are_runs_of_their_own_that_end_in_one_table(in_tmp):
     found = commands("experiment", "digits", SEEDS="0 5", TAG="x", A_DIM="4")
     program, folders = found[-1]
@@ -188,6 +189,7 @@ def test_seeds_are_runs_of_their_own_that_end_in_one_table(in_tmp):
         parsed(*one)
 
 
+@pytest.mark.slow
 def test_a_set_without_labels_is_not_classified(in_tmp):
     programs = [program for program, _ in commands("experiment", "chairs")]
     assert "calc_fid.py" in programs

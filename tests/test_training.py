@@ -459,11 +459,11 @@ def test_tensorboard_gets_the_rate_the_speed_and_the_pictures_and_the_log_no_tim
 # What lies in the folders
 
 
-@pytest.mark.parametrize("line", [b"{}", b"[]", b"5", b"\xff\xfe", b'{"step": "x"}', b'{"step": 1}', b"", b"[" * 5000])
-def test_a_log_with_other_lines_in_it_is_gone_on_with_and_drawn(line, monkeypatch, tmp_path):
+def test_a_log_with_other_lines_in_it_is_gone_on_with_and_drawn(monkeypatch, tmp_path):
+    others = b"\n".join([b"{}", b"[]", b"5", b"\xff\xfe", b'{"step": "x"}', b'{"step": 1}', b"", b"[" * 5000])
     assert train(f"{VANILLA} --epochs 1") == 0
     log = Path("logs", VANILLA_EXP, "metrics.jsonl")
-    log.write_bytes(line + b"\n" + log.read_bytes() + line)
+    log.write_bytes(others + b"\n" + log.read_bytes() + others)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert len(training.plots.read_log(log)) == 1

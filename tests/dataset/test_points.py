@@ -100,7 +100,8 @@ def test_splits_have_their_sizes_and_differ(name):
     assert again.levels is None and again.shape == (2,) and again.spec.exact
 
 
-@pytest.mark.parametrize("dim, known", [(2, 0.2939), (3, 0.4133), (5, 0.5928), (25, 1.2922), (50, 1.6243)])
+@pytest.mark.parametrize("dim, known", [(2, 0.2939), (3, 0.4133), (5, 0.5928), (25, 1.2922),
+                                        pytest.param(50, 1.6243, marks=pytest.mark.slow)])
 def test_information_of_normal_pairs_whose_correlations_are_all_one_half(dim, known):
     pairs = registry.load("mvn", "train", dim=dim)
     assert pairs.exact_mi == pytest.approx(known, abs=5e-5)

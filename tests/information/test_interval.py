@@ -146,6 +146,7 @@ def test_labels_of_a_row_far_from_its_neighbours():
     assert abs(with_labels(rows, rare)["lower"].item()) < 0.2
 
 
+@pytest.mark.slow
 def test_the_marginal_s_divergence_has_the_errors_of_both_its_parts():
     """KL(q(z) || p(z)) = rate - I, of Gaussian codes whose rate spreads more than the bounds of I."""
     v, s2, covered = 9.0, 0.01, 0

@@ -63,6 +63,7 @@ def test_the_discrete_vdm_bound_tends_to_the_continuous_one(levels):
     assert -3 * difference.se < difference.mean < 0.1 + 3 * difference.se
 
 
+@pytest.mark.slow
 def test_few_steps_estimate_the_sum_over_all_of_them(levels):
     oracle, x, _ = levels
     schedule = linear_schedule(0.005, 0.5, 20)

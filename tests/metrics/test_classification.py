@@ -15,7 +15,7 @@ from metrics.measured import classification_values
 from modules import Classifier
 from utils import CommandError, load_checkpoint, read_json, write_npz
 
-CLASSIFIERS = ("logistic", "mlp")
+CLASSIFIERS = ("logistic", pytest.param("mlp", marks=pytest.mark.slow))
 
 
 def blobs(rows, classes, spread=0.3, seed=0, shares=None):
@@ -72,6 +72,7 @@ def test_scores_are_seeded(classifier):
     assert torch.equal(state, torch.random.get_rng_state())  # the global generator is untouched
 
 
+@pytest.mark.slow
 def test_mlp_weights_rare_classes():
     """A class of 4% that overlaps another: unweighted, hardly any row would be called by its name."""
     generator = np.random.default_rng(0)
@@ -91,7 +92,7 @@ def test_folds_hold_each_row_out_once_and_spread_a_class():
         assert np.ptp(np.bincount(part[labels[:, 0] == value], minlength=5)) <= 1
 
 
-@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("classifier", ["logistic", "mlp"])
 def test_constant_and_rare_labels_are_scored_without_nan(classifier):
     labels = np.zeros((100, 3), dtype=int)
     labels[:50, 0], labels[3, 2] = 1, 1  # balanced, constant, a single positive
@@ -171,6 +172,7 @@ def test_the_participation_ratio_counts_the_directions_that_vary_whatever_the_ax
         assert classification.participation_ratio(z) == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_factors_share_one_network():
     labels = np.stack([np.arange(300) % 2, np.arange(300) // 2 % 4], axis=1)
     heads = classification.head_sizes(labels)

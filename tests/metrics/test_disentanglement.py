@@ -10,6 +10,7 @@ from metrics import disentanglement as dis
 from utils import CommandError, read_json, write_npz
 
 SHAPES3D = (10, 10, 10, 8, 4, 15)
+FOREST = pytest.param("forest", marks=pytest.mark.slow)
 
 
 def factor_table(rows, counts=SHAPES3D, seed=0):
@@ -69,7 +70,7 @@ def test_dci_is_seeded_whatever_the_number_of_processes():
     assert (first["importance"] != other["importance"]).any()
 
 
-@pytest.mark.parametrize("predictor", ["gbt", "forest", "lasso", "fast"])
+@pytest.mark.parametrize("predictor", ["gbt", FOREST, "lasso", "fast"])
 def test_dci_of_a_permutation_is_one(predictor):
     factors = factor_table(400, (4, 2, 3))
     score = dis.dci(*halves(standardise(factors)[:, [2, 0, 1]], factors), predictor=predictor, jobs=1)
@@ -79,7 +80,7 @@ def test_dci_of_a_permutation_is_one(predictor):
     assert score["importance"].argmax(axis=0).tolist() == [1, 2, 0]
 
 
-@pytest.mark.parametrize("predictor", ["forest", "lasso", "fast"])
+@pytest.mark.parametrize("predictor", [FOREST, "lasso", "fast"])
 def test_dci_of_noise_tells_nothing(predictor):
     factors = factor_table(600, (4, 2, 3))
     score = dis.dci(*halves(noise(600, 5), factors), predictor=predictor, jobs=1)
@@ -88,6 +89,7 @@ def test_dci_of_noise_tells_nothing(predictor):
         assert score["disentanglement"] < 0.05 and score["completeness"] < 0.05
 
 
+@pytest.mark.slow
 def test_fast_predictor_follows_boosted_trees():
     factors = factor_table(500, (3, 3, 2))
     for mix in (0.0, 0.4):
@@ -97,7 +99,7 @@ def test_fast_predictor_follows_boosted_trees():
         assert fast["disentanglement"] == pytest.approx(slow["disentanglement"], abs=0.08)
 
 
-@pytest.mark.parametrize("predictor", ["gbt", "forest", "lasso", "fast"])
+@pytest.mark.parametrize("predictor", ["gbt", FOREST, "lasso", "fast"])
 def test_dci_leaves_out_a_constant_factor_and_is_never_nan(predictor):
     factors = factor_table(120, (3, 2))
     codes = noise(120, 3)
@@ -110,6 +112,7 @@ def test_dci_leaves_out_a_constant_factor_and_is_never_nan(predictor):
         assert score[name] == pytest.approx(plain[name], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_rare_classes_and_any_number_of_factors_are_scored():
     factors = factor_table(150, (2, 3, 2, 4, 2, 3, 2))
     factors[0, 0], factors[1, 3] = 9, -4  # a class with one member each, not 0..n-1

@@ -140,6 +140,7 @@ def to_truth(part):
     return distances.frechet_distance(part.mean, part.covariance, *TRUTH)
 
 
+@pytest.mark.slow
 def test_error_bias_and_limit_of_the_distance_are_those_of_repetitions():
     found, limits = [], []
     for seed in range(60):

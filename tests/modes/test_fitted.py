@@ -34,6 +34,7 @@ def test_a_grid_is_fitted_once_for_a_checkpoint(path, capsys):
     assert len(read_json(grids)["grids"]) == 2
 
 
+@pytest.mark.slow
 def test_a_grid_of_another_checkpoint_is_fitted_again(path, capsys):
     grids = path.with_name("model-1.grids.json")
     assert run.main(WORDS) == 0
