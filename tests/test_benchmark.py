@@ -8,7 +8,7 @@ import torch
 from config import Config
 from dataset import registry
 from models import build_denoiser, build_encoder, multipliers, parameter_count
-from scripts import benchmark
+from scripts import benchmark, contenders
 from utils import read_json
 
 pytestmark = pytest.mark.usefixtures("full_networks")
@@ -44,9 +44,9 @@ def test_rivals_have_our_parameters_and_our_work_within_a_tenth(size, model, riv
     parameters, work = _ours(config, shape, levels)
     if rival == "diffusers":
         z_dim = config.a_dim if model == "diff" else 0
-        network = benchmark.Diffusers(shape, spec.width, levels, config.dropout, z_dim)
+        network = contenders.Diffusers(shape, spec.width, levels, config.dropout, z_dim)
     else:
-        network = benchmark.DenoisingDiffusionPytorch(shape, spec.width, levels, config.dropout)
+        network = contenders.DenoisingDiffusionPytorch(shape, spec.width, levels, config.dropout)
     x = torch.zeros(1, *shape)
     assert parameter_count(network) == pytest.approx(parameters, rel=0.1)
     assert _work(network, x, torch.zeros(1), x) == pytest.approx(work, rel=0.1)
@@ -54,15 +54,16 @@ def test_rivals_have_our_parameters_and_our_work_within_a_tenth(size, model, riv
 
 @pytest.mark.slow
 def test_one_run_leaves_every_figure_and_says_what_is_not_installed(in_tmp, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
+    for module in (benchmark, contenders):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
     status = benchmark.main(["--sizes", "digits", "--precisions", "fp32", "--batch_size", "2", "--repeats", "1",
                              "--seconds", "0.01", "--device", "cpu"])
     record = read_json("results/benchmark.json")
     assert status == 0
     assert [row["network"] for row in record["networks"]] == ["ours", "ours"]
-    assert set(record["not_installed"]) == set(benchmark.RIVALS)
+    assert set(record["not_installed"]) == set(contenders.RIVALS)
     printed = capsys.readouterr().out
-    assert all(name in printed for name in benchmark.RIVALS)
+    assert all(name in printed for name in contenders.RIVALS)
     for row in record["networks"]:
         assert row["train_times_ours"] == row["evaluate_times_ours"] == [1, 1, 1]
         assert row["kept_bytes"] > 10_000 and 0 < row["evaluate_share"] < 1.5
@@ -72,19 +73,32 @@ def test_one_run_leaves_every_figure_and_says_what_is_not_installed(in_tmp, monk
     assert {row["sampler"]: row["measured_steps"] for row in record["sampling"]} == {"ddpm": 20, "dpmpp": 20}
 
 
-@pytest.mark.slow
-def test_compiled_contenders_stand_beside_the_others_and_have_no_peak(monkeypatch):
-    through = []
-    monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
-    monkeypatch.setattr(benchmark, "compile_networks", lambda part, config, device: through.append(config.compile))
+class OneNumber(torch.nn.Module):
+    """A rival that learns one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.number = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_noisy, logsnr, x):
+        return x_noisy * self.number
+
+
+def test_compiled_rivals_stand_beside_the_others_and_have_no_peak(monkeypatch):
+    device, config = torch.device("cpu"), Config(model="vanilla", dataset="digits", precision="fp32", batch_size=2)
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network))
     monkeypatch.setattr(benchmark, "peak_bytes", lambda config, number, device, published: 100)
-    config = Config(model="vanilla", dataset="digits", precision="fp32", batch_size=2)
-    clock = benchmark.Clock(torch.device("cpu"), repeats=1, seconds=0)
+    monkeypatch.setattr(benchmark, "contenders", lambda config, device, published: [
+        lambda: contenders.Ours(config, (1, 8, 8), device),
+        lambda: contenders.Rival("rival", OneNumber(), None, device)])
+    clock = benchmark.Clock(device, repeats=1, seconds=0)
     rows = benchmark.measure_networks(config, benchmark.build_parser().parse_args(["--compiled"]), 1e12, clock)
-    assert [row["network"] for row in rows] == ["ours", "ours, compiled"]
-    assert [row["peak_bytes"] for row in rows] == [100, None]
-    assert through == ["full", "full"] and rows[0]["train_times_ours"] == [1, 1, 1] != rows[1]["train_times_ours"]
-    assert "| ours, compiled |" in benchmark.rival_table(rows)
+    assert [row["network"] for row in rows] == ["ours", "rival", "rival, compiled"]
+    assert [row["peak_bytes"] for row in rows] == [100, 100, None]
+    assert len(compiled) == 2 and all(isinstance(network, OneNumber) for network in compiled)  # and its average
+    assert rows[0]["train_times_ours"] == [1, 1, 1] != rows[2]["train_times_ours"]
+    assert "| rival, compiled |" in benchmark.rival_table(rows)
 
 
 PUBLISHED = """
@@ -110,22 +124,22 @@ def test_a_checkout_of_the_authors_code_has_a_row_and_leaves_our_modules_alone(t
     (tmp_path / "models.py").write_text(PUBLISHED)
     (tmp_path / "modules.py").write_text("def shift(x): return x + 1")
     (tmp_path / "utils.py").write_text("")
-    monkeypatch.setattr(benchmark, "find_spec", lambda name: None)
+    monkeypatch.setattr(contenders, "find_spec", lambda name: None)
     device, config = torch.device("cpu"), Config(model="diff", dataset="fmnist", precision="fp32")
     ours = {name: sys.modules[name] for name in ("models", "modules", "utils")}
-    rival = benchmark.contenders(config, device, str(tmp_path))[1]()
+    rival = contenders.contenders(config, device, str(tmp_path))[1]()
     assert {name: sys.modules[name] for name in ours} == ours
     weight = rival.network.encoder.to_a.weight.detach().clone()
     rival.train(torch.rand(2, 1, 32, 32))
     assert not torch.equal(weight, rival.network.encoder.to_a.weight)
     assert rival.evaluate(torch.rand(2, 1, 32, 32), torch.zeros(2)).shape == (2, 1, 32, 32)
     for other in (Config(model="vanilla", dataset="fmnist"), Config(model="diff", dataset="digits")):
-        assert len(benchmark.contenders(other, device, str(tmp_path))) == 1
+        assert len(contenders.contenders(other, device, str(tmp_path))) == 1
 
 
 def test_a_row_of_training_changes_the_weights_and_evaluation_does_not():
     config = Config(model="vanilla", dataset="digits", precision="fp32")
-    ours = benchmark.Ours(config, (1, 8, 8), torch.device("cpu"))
+    ours = contenders.Ours(config, (1, 8, 8), torch.device("cpu"))
     before = [p.detach().clone() for p in ours.stepper.model.parameters()]
     ours.evaluate(torch.zeros(2, 1, 8, 8), torch.zeros(2))
     assert all(torch.equal(a, b) for a, b in zip(before, ours.stepper.model.parameters(), strict=True))
