@@ -149,7 +149,11 @@ def training_curve(metrics: str | Path, path: str | Path) -> None:
             panel.set_yscale("log")
             panel.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5), numticks=9), major_formatter="{x:g}",
                             minor_formatter=NullFormatter())
-    figure.axes[0].legend(frameon=False)
+    named = {}  # one legend for all panels
+    for panel in figure.axes:
+        curves, labels = panel.get_legend_handles_labels()
+        named |= dict(zip(labels, curves, strict=True))
+    figure.axes[0].legend(named.values(), named, frameon=False)
     save(figure, path)
 
 
