@@ -9,7 +9,7 @@ several repeats after a warm-up; contenders take turns, so that their ratio hold
     others     the networks of scripts/contenders.py; what is not installed is named
     published  with --published, the authors' InfoDiffusion from a checkout of github.com/isjakewong/InfoDiffusion, at
                our widths and levels (three convolutions a block where the others have two)
-    compiled   with --compiled, the others through torch.compile too: each in its best setting
+    compiled   with --compiled, the others through torch.compile too, which lays images out as it likes
     work       FLOPs of the matrix products and convolutions of a training step, as torch's FlopCounterMode counts them
     peak       the device's own: the best of several large matrix products in the same precision
 """
@@ -171,8 +171,10 @@ def measure_networks(config: Config, args: argparse.Namespace, peak: float, cloc
     calls_work = [flops(lambda c=c: c.evaluate(x[:2], logsnr[:2])) / 2 for c in field]
     field[0].take(*kernels)
     if args.compiled:  # the same work, and memory that a compiler's own would hide
-        field += [make().compiled() for make in makers[1:]]
-        work, calls_work, grown = work + work[1:], calls_work + calls_work[1:], grown + len(makers[1:]) * [None]
+        plain = [k for k, c in enumerate(field) if isinstance(c, Rival) and c.layout == torch.contiguous_format]
+        field += [makers[k]().compiled() for k in plain]
+        work, calls_work = (values + [values[k] for k in plain] for values in (work, calls_work))
+        grown += len(plain) * [None]
     train = clock.rounds([lambda c=c: c.train(x) for c in field])
     evaluate = clock.rounds([lambda c=c: c.evaluate(x, logsnr) for c in field])
     rows = []
