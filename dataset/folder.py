@@ -71,15 +71,19 @@ def _listed(folders: dict[str, str]) -> str:
 
 
 def folder_splits(root: Path, names: list[str], folders: dict[str, str]) -> dict[str, np.ndarray] | None:
-    """Rows of the splits as the folders say; one that is not there is a tenth of train, the same each time."""
+    """Rows of the splits as the folders say, in random order, the same each time: paths are often sorted by class.
+
+    A split that is not there is a tenth of train.
+    """
     if not folders:
         return None
     of = np.array([_split_of(name, folders) for name in names])
-    splits = {split: np.flatnonzero(of == split) for split in SPLITS}
+    order = np.random.RandomState(0).permutation(len(of))
+    splits = {split: order[of[order] == split] for split in SPLITS}
     absent = [split for split in ("val", "test") if not len(splits[split])]
     for split in absent:
         parts = cut(len(splits["train"]), 0, 0.1)
-        splits[split], splits["train"] = (np.sort(splits["train"][parts[name]]) for name in ("test", "train"))
+        splits[split], splits["train"] = (splits["train"][parts[name]] for name in ("test", "train"))
     if absent:
         note(f"{root}: {_listed(folders)} are the splits; {' and '.join(absent)}, not there, "
              f"{'is' if len(absent) == 1 else 'are'} cut from train ({len(splits['train']):,} images stay)")

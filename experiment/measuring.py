@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -75,6 +76,17 @@ def in_float32(model):
     return model
 
 
+@contextlib.contextmanager
+def full_precision(model, device_type: str):
+    """Full precision inside, of the model's networks too: their own autocast would win over `exact_float32`."""
+    lower = model.lower
+    try:
+        with exact_float32(device_type):
+            yield in_float32(model)
+    finally:
+        model.lower = lower
+
+
 def proposal_of(model, tuned: bool = True) -> LogSNRProposal:
     """Where the model's error is integrated: what it was trained on, within the range that fits the data's spectrum.
 
@@ -127,7 +139,7 @@ def cautions(gaussian: Gaussian, proposal: LogSNRProposal, left: bool, right: bo
 @torch.no_grad()
 def codes_of(model: InfoDiff, sample: Sample) -> tuple[Tensor, Tensor | None]:
     """(mean, log-variance) of q(z|x) for all rows: [N, a_dim] each, the second None for a deterministic encoder."""
-    with exact_float32(sample.device.type):
+    with full_precision(model, sample.device.type):
         means, logvars = zip(*(model.posterior(x) for _, x in sample.batches()), strict=True)
     return torch.cat(means), None if logvars[0] is None else torch.cat(logvars)
 
@@ -162,24 +174,21 @@ def log_prob(trained: Trained, x: Tensor, npoints: int, seed: int) -> LogProb:
 
     Raises CommandError for a model that knows p(x|z) only.
     """
-    model, lower = trained.model, getattr(trained.model, "lower", None)
+    model = trained.model
     if not hasattr(model, "denoise"):
         raise CommandError(f"{trained.path} is a VAE: log p(x) needs --model diff or vanilla")
     elbo = not model.has_unconditional
     if elbo and not (model.encoder is not None and model.stochastic):
         raise CommandError(f"{trained.path} knows p(x|z) only: train it with --z_dropout 0.1 for log p(x)")
-    try:
-        in_float32(model)
+    with full_precision(model, x.device.type):
         estimator, cost = unconditional(model.denoise), torch.zeros(len(x), dtype=torch.float64)
         if elbo:
-            with torch.no_grad(), exact_float32(x.device.type):
+            with torch.no_grad():
                 mean, logvar = model.posterior(x)
             estimator = conditional(model.denoise, drawn_codes(mean, logvar, seed))
             cost = kl_to_normal(mean, logvar).double().cpu()
         batches = [(torch.arange(len(x), device=x.device), x)]
         curve = density_curve({"model": estimator}, batches, trained.lattice, model, proposal_of(model), npoints, seed)
-    finally:
-        model.lower = lower
     terms = 0.5 * curve.weight * curve.gap("model")  # [B, K]
     kind = "continuous" if trained.lattice is None else "dequantised"
     return LogProb(cells(model.shape, trained.lattice) - continuous_nll(curve, "model") - cost,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import plots
 from config import Config
 from dataset import registry
+from experiment.measuring import full_precision
 from experiment.prepare import batches_of
 from information.likelihood import (
     GAUSSIAN,
@@ -87,10 +88,12 @@ def validation_curve(model: nn.Module, held_out: registry.Dataset, config: Confi
     estimator = unconditional(model.denoise)
     if config.model == "diff":
         given = held_out.given
-        codes = [model.encode(x) for _, x in batches] if given is None else [torch.from_numpy(given[: len(rows)])]
+        with full_precision(model, device.type):
+            codes = [model.encode(x) for _, x in batches] if given is None else [torch.from_numpy(given[: len(rows)])]
         estimator = conditional(model.denoise, torch.cat(codes).to(device))
     proposal = model.objective.proposal
-    curve = error_curve({"model": estimator}, batches, model.gaussian, proposal, CURVE_POINTS, config.r_seed)
+    with full_precision(model, device.type):
+        curve = error_curve({"model": estimator}, batches, model.gaussian, proposal, CURVE_POINTS, config.r_seed)
     shapes = {name: profile(curve, curve.errors[name], CURVE_BINS) for name in ("model", GAUSSIAN)}
     columns = {"logsnr": shapes["model"].logsnr.tolist()} | {name: s.mean.tolist() for name, s in shapes.items()}
     return average(continuous_nll(curve, "model")), columns

@@ -54,7 +54,7 @@ def evaluate(inputs: np.ndarray, labels: np.ndarray, names: list[str], classifie
                                                 classifier, seed, jobs, axes, device)
     scored = ~np.isnan(scores).all(axis=1)
     averages = [float(np.nanmean(of_fold)) for of_fold in scores[scored]]
-    shares = [np.bincount(column).max() / len(column) for column in labels.T]
+    shares = [np.bincount(column).max() / len(column) for column in labels[:, ~np.isnan(scores).all(axis=0)].T]
     dimensions = train.shape[1]
     return {
         "measure": "auroc" if attributes else "accuracy", "classifier": classifier, "rows": len(inputs),

@@ -353,19 +353,20 @@ def factor_vae(train_codes, train_factors, test_codes, test_factors, seed: int =
     distribution. Codes that do not vary are left out. Chance is one over the number of factors, not 0.
 
     Returns factor_vae (held-out votes), factor_vae_train and factor_vae_chance. With one varying factor chance is 1,
-    and the other two are None.
+    and the other two are None, as where no value of a factor stands twice.
     """
-    used = varying(train_factors)
-    alive = train_codes.std(axis=0) > 0
+    used, alive = varying(train_factors), varying(train_codes)
     chance = float(1 / used.sum())
     if used.sum() == 1:
         return {"factor_vae": None, "factor_vae_train": None, "factor_vae_chance": chance}
     if not alive.any():
         return {"factor_vae": 0.0, "factor_vae_train": 0.0, "factor_vae_chance": chance}
     generator = np.random.default_rng(seed)
-    scale = train_codes[:, alive].std(axis=0, ddof=1)
+    scale = train_codes[:, alive].std(axis=0, ddof=1, dtype=np.float64)
     train = _votes(train_codes[:, alive] / scale, train_factors[:, used], generator, votes, batch)
     test = _votes(test_codes[:, alive] / scale, test_factors[:, used], generator, held_out_votes, batch)
+    if not (train.any() and test.any()):  # every value of a factor stands once
+        return {"factor_vae": None, "factor_vae_train": None, "factor_vae_chance": chance}
     winner = train.argmax(axis=1)  # [L]: the factor that each code votes for
     code = np.arange(len(winner))
     return {

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 from made import by_number, numbered
 
+from dataset import registry
 from dataset.folder import split_folders
 
 
@@ -35,6 +36,14 @@ def test_a_validation_or_test_split_that_is_not_there_is_cut_from_train_and_said
     assert "val" in said and "18" in said and said.count("note:") == 1
     assert splits_of(tmp_path / "b", {"train": 20, "val": 7}) == {"train": {"train": 18}, "val": {"val": 7},
                                                                   "test": {"train": 2}}
+
+
+def test_the_first_rows_of_a_split_are_of_all_its_classes(tmp_path):
+    """Fault: rows in the order of their paths, so that the first thousand were of the first class alone."""
+    numbered(tmp_path, [f"{split}/{kind}/{k}.png" for split in ("train", "test") for kind in "ab" for k in range(20)])
+    for split in registry.SPLITS:  # val is cut from train
+        labels = registry.load("folder", split, root=tmp_path).labels[:, 0]
+        assert 0 < labels[: len(labels) // 2].sum() < len(labels) // 2 or len(labels) < 5
 
 
 def test_images_beside_the_folders_of_splits_are_left_out_and_said(tmp_path, capsys):

@@ -12,7 +12,8 @@ from PIL import Image
 import run
 import train_classifier
 from experiment import load
-from experiment.measuring import stratified_se
+from experiment.measuring import Sample, codes_of, stratified_se
+from experiment.validation import validation_curve
 from utils import CommandError, read_json, read_npz
 
 EXP = "digits_2d_0.1mmd_4steps_4unet_4enc"
@@ -91,6 +92,22 @@ def test_points_come_as_floats(place):
     assert model.batch([0.1, 0.2]).shape == (1, 2)
     with pytest.raises(CommandError, match="points are floats"):
         model.batch(np.zeros((3, 3)))
+
+
+def test_what_is_measured_is_of_full_precision(place):
+    """Fault: a model's own autocast won, so that a run in bf16 logged a bound, and drew codes, of bf16."""
+    found = []
+    for path in (f"models/{EXP}", tiny.checkpoint("--dataset moons --model vanilla --loss itd")):
+        model = load(path, "cpu")
+        held_out = model.load_data("val")
+        for lower in (None, torch.bfloat16):
+            model.model.lower = lower
+            if model.config.loss == "itd":
+                found.append(validation_curve(model.model, held_out, model.config, model.device, range(50))[0].mean)
+            else:
+                found.append(codes_of(model.model, Sample(held_out, "val", 20, model.device, 0))[0])
+            assert model.model.lower is lower
+    assert torch.equal(found[0], found[1]) and found[2] == found[3]
 
 
 def test_log_prob_is_the_row_of_nll(place):

@@ -104,6 +104,12 @@ def test_constant_and_rare_labels_are_scored_without_nan(classifier):
     assert np.isfinite(evaluate(np.random.default_rng(0).normal(size=(100, 3)), factors, classifier)["mean"])
 
 
+def test_chance_is_of_the_labels_that_are_scored():
+    generator = np.random.default_rng(0)
+    labels = np.stack([np.zeros(300, int), np.arange(300) % 3, np.arange(300) % 6], axis=1)  # the first is constant
+    assert evaluate(generator.normal(size=(300, 2)), labels)["chance"] == pytest.approx((1 / 3 + 1 / 6) / 2)
+
+
 def test_wide_inputs_lose_only_their_small_axes():
     generator = np.random.default_rng(0)
     factors, labels = blobs(200, 4, spread=0.2)

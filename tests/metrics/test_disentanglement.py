@@ -270,6 +270,19 @@ def test_factor_vae_without_a_living_code_is_zero():
     assert dis.factor_vae(*halves(np.zeros((60, 2)), factors))["factor_vae"] == 0
 
 
+@pytest.mark.parametrize("constant", [0.1, 0.3, -1.7])
+def test_factor_vae_takes_a_constant_of_float32_for_no_code(constant):
+    """Fault: the mean of equal float32 numbers is rounded, so that a constant had a deviation and won every vote."""
+    factors = factor_table(5000, (4, 4, 4))
+    codes = np.column_stack([factors, np.full(len(factors), constant)]).astype(np.float32)
+    assert dis.factor_vae(*halves(codes, factors), votes=200, held_out_votes=200)["factor_vae"] == 1
+
+
+def test_factor_vae_without_a_value_that_stands_twice_is_undefined():
+    factors = np.stack([np.arange(12), np.arange(12)[::-1]], axis=1)
+    assert dis.factor_vae(*halves(noise(12, 2), factors), votes=50, held_out_votes=50)["factor_vae"] is None
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # All scores together
 
@@ -317,6 +330,15 @@ def test_codes_and_labels_that_do_not_go_together_are_refused(codes, factors, cu
     with pytest.raises(CommandError) as error:
         dis.evaluate(codes, factors, ("mig",))
     assert culprit in str(error.value)
+
+
+def test_information_of_a_file_in_the_order_of_its_labels_is_that_of_all_its_rows(tmp_path):
+    """Fault: of an ordered file the first rows, which have few values of the label, stood for all."""
+    labels = np.repeat(np.arange(10), 500)
+    codes = (labels + 0.01 * np.random.default_rng(0).normal(size=len(labels)))[:, None]
+    latents = eval_disentanglement.Latents("a", tmp_path, codes, None, labels[:, None], ["kind"], "test", {})
+    found = eval_disentanglement.information_matrix(latents, 0.05, 0)
+    assert found["lower"].item() == pytest.approx(np.log(10), abs=0.1) and found["rows"] == 2000
 
 
 # ---------------------------------------------------------------------------------------------------------------------
