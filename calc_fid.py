@@ -41,8 +41,8 @@ def find_reference(args: argparse.Namespace) -> Path | None:
     flags = "".join(f" --{flag} {getattr(args, flag)}" for flag, usual in (("extractor", "inception"),
                     ("resize", "pytorch")) if getattr(args, flag) != usual)
     raise CommandError(
-        f"no statistics {stored}, and no folder {path}: run first  "
-        f"python gen_fid_stats.py {args.name} ./{args.name}_imgs{flags}  or give --data_dir for a data set"
+        f"no statistics {stored}, and no folder {path}: run "
+        f"'python gen_fid_stats.py {args.name} ./{args.name}_imgs{flags}' first, or give --data_dir for a data set"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 from config import (
     FIELDS,
@@ -115,12 +116,14 @@ def _example(prog: str, mode: str | None) -> str | None:
     return f"example: python {prog} --mode {mode} --from models/EXP"
 
 
-def parse(argv: list[str], prog: str, datasets: dict, extra=None) -> Command | tuple[Command, argparse.Namespace]:
+def parse(argv: list[str], prog: str, datasets: dict, extra=None,
+          also: Iterable[str] = ()) -> Command | tuple[Command, argparse.Namespace]:
     """Turn a command line into a `Command`.
 
     argv      the words after the program's name
     extra     a function that adds a program's own flags to an argparse group; their namespace is then returned too
     datasets  name -> the data set's Spec, for all sets that exist
+    also      modes and programs that receive, of the same words, the flags that they read
     Raises CommandError for an unknown flag, a value out of its range, a flag that has no effect here, or flags that
     contradict each other.
     """
@@ -138,7 +141,7 @@ def parse(argv: list[str], prog: str, datasets: dict, extra=None) -> Command | t
     given = frozenset(typed)
     typed = {**FOREIGN_SCHEDULE.get(typed.get("denoiser"), {}), **typed}
     config = Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
-    _refuse_unread(row or MODES[mode], mode, given)
+    _refuse_unread(row or MODES[mode], mode, given, also)
     config = normalise(config, datasets, given)
     check(config, mode, given)
     command = Command(mode, config, given)
@@ -160,9 +163,10 @@ def _add_extra(parser: argparse.ArgumentParser, extra) -> list[argparse.Action]:
     return parser._actions[before:]
 
 
-def _refuse_unread(row: Mode, mode: str | None, given: frozenset[str]) -> None:
-    """Raise CommandError for a typed flag that the mode does not read."""
+def _refuse_unread(row: Mode, mode: str | None, given: frozenset[str], also: Iterable[str]) -> None:
+    """Raise CommandError for a typed flag that neither the mode reads, nor one of those that come after it."""
+    readers = [(row, mode), *((MODES.get(name, PROGRAM), name) for name in also)]
     for name in sorted(given):
-        if not (FIELDS[name].metadata["anywhere"] or reads(row, mode, name)):
+        if not (FIELDS[name].metadata["anywhere"] or any(reads(*reader, name) for reader in readers)):
             where = f"--mode {mode}" if mode else "this program"
             raise CommandError(f"--{name} has no effect on {where}: leave it out")

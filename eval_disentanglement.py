@@ -116,15 +116,19 @@ def information_matrix(latents: Latents, tau: float, seed: int) -> dict:
     return {"tau": tau, "rows": len(rows), **found}
 
 
+def intervals(found: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The ends of the interval of every I(z_d; label_k), [L, K] twice: information is never negative."""
+    return np.maximum(0, found["lower"] - 2 * found["lower_se"]), found["upper"] + 2 * found["upper_se"]
+
+
 def information_lines(record: dict) -> list[str]:
     """The codes that say most about each label, with their intervals."""
     found = record["information_nats"]
     noise = "" if found["tau"] is None else f" at tau {found['tau']:g}"
-    low = np.maximum(0, found["lower"] - 2 * found["lower_se"])
-    high = found["upper"] + 2 * found["upper_se"]
+    low, high = intervals(found)
     lines = [f"  I(z_d; label){noise}, nats from .. to, of the two codes that say most:"]
     for k, label in enumerate(record["label_names"]):
-        best = np.argsort(-found["lower"][:, k], kind="stable")[:2]
+        best = np.argsort(-(low + high)[:, k], kind="stable")[:2]
         lines.append(f"  {label:22s} " + ", ".join(f"z{d} {low[d, k]:.2f} .. {high[d, k]:.2f}" for d in best))
     return lines
 
@@ -223,7 +227,7 @@ def _run(argv: list[str]) -> None:
             latents.codes, latents.labels, metrics, own.predictor, own.folds, cfg.r_seed, own.jobs
         )
         found = information_matrix(latents, cfg.tau[0], cfg.r_seed)
-        shown = {**scores["matrices"], "interval": {"information": (found["lower"] + found["upper"]).clip(min=0) / 2}}
+        shown = {**scores["matrices"], "interval": {"information": sum(intervals(found)) / 2}}
         own_pictures = pictures(latents, shown, folder, number, cfg.format)
         drawn |= own_pictures
         records.append({"name": latents.name, "path": latents.path, "hash": file_hash(latents.path), **latents.origin,

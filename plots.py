@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from utils import atomic, read_npz
@@ -123,6 +123,7 @@ def read_log(metrics: str | Path) -> list[dict]:
     return lines
 
 
+VARIES = 1.5  # a term that varies by less than this factor stands on a linear axis
 BOUNDS = {"nll_nats": "held-out bound", "nll_given_z_nats": "held-out bound, given z"}  # as training logs them
 
 
@@ -145,7 +146,9 @@ def training_curve(metrics: str | Path, path: str | Path) -> None:
             if name == "denoise" and bound in lines[0].get("val", {}):
                 panel.plot(epochs, [line["val"].get(bound) for line in lines], ":", label=label)
         panel.set(title=name, xlabel="epoch", ylabel=unit)
-        if all(line["train"][name] > 0 for line in lines):
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        values = [line["train"][name] for line in lines]
+        if 0 < VARIES * min(values) < max(values):
             panel.set_yscale("log")
             panel.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5), numticks=9), major_formatter="{x:g}",
                             minor_formatter=NullFormatter())
@@ -210,7 +213,7 @@ def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, y
             panel.plot(x, y, marker="o" if len(x) < 20 else None, markersize=4, label=plain(name))
     panel.set_xscale("log" if logx else "linear")
     panel.set_yscale("log" if logy else "linear")
-    places = sorted({value for x, *_ in series.values() for value in x})
+    places = sorted({value for x, *_ in [*series.values(), *(bands or {}).values()] for value in x})
     if logx and len(places) <= 10:
         panel.set_xticks(places, [f"{value:g}" for value in places])
         panel.minorticks_off()
@@ -409,14 +412,16 @@ def per_dimension(record: dict, path: str | Path) -> None:
     found = record["per_dimension_nats"]
     low = np.array([max(0.0, one["lower"] - 2 * one["lower_se"]) for one in found])
     high = np.array([one["upper"] + 2 * one["upper_se"] for one in found])
-    panels[0].bar(range(len(low)), low)
-    panels[0].bar(range(len(low)), high - low, bottom=low, alpha=0.35, color="C0")
+    panels[0].bar(range(len(low)), low, label="at least")
+    panels[0].bar(range(len(low)), high - low, bottom=low, alpha=0.35, color="C0", label="at most")
+    panels[0].legend(frameon=False)
     noise = "" if record["tau"] is None else f" (tau {record['tau']:g})"
     panels[0].set(title=f"I(x; z_d), from .. to{noise}", xlabel="dimension", ylabel="nats")
     if relied:
         means, errors_ = ([one[key] for one in relied] for key in ("mean", "se"))
         panels[1].bar(range(len(means)), means, yerr=2 * np.asarray(errors_), error_kw={"linewidth": 0.8})
-        panels[1].set(title="nats this denoiser loses when it comes from another image", xlabel="dimension")
+        panels[1].set(title="what the denoiser loses with another image's", xlabel="dimension")
     for panel in panels:
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.spines[["top", "right"]].set_visible(False)
     save(figure, path)

@@ -263,7 +263,9 @@ def _train_images(command: configuration.Command, own) -> None:
         "heads": heads, "seed": cfg.r_seed,
         "accuracy": float(np.mean(right)), "accuracy_per_label": right,
     })
-    print(f"accuracy {np.mean(right):.4f} on {len(test)} test images ({cfg.dataset}) -> {path}")
+    accuracy = np.mean(right)
+    error = np.sqrt(accuracy * (1 - accuracy) / len(test))
+    print(f"accuracy {accuracy:.4f} +- {error:.4f} on {len(test)} test images ({cfg.dataset}) -> {path}")
 
 
 def _run(argv: list[str]) -> None:

@@ -358,7 +358,7 @@ def read_npz(path: str | Path, *required: str) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CommandError(f"{path} does not exist")
+        raise CommandError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())

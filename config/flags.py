@@ -134,7 +134,7 @@ class Config:
 
     # How it is trained
     r_seed: int = flag(0, "seed of everything random", kind="training", type=integer(0, 2**31 - 1))
-    epochs: int = flag(20, "train: where training ends; other modes: which checkpoint (the newest where absent)",
+    epochs: int = flag(20, "train: where training ends; elsewhere which checkpoint, the newest unless typed",
                        anywhere=True, type=integer(1))
     batch_size: int = flag(64, "images a step, over all processes", kind="training", type=integer(1))
     learning_rate: float = flag(1e-4, "learning rate", kind="training", modes=("training", "mutual_info", "programs"),

@@ -176,6 +176,10 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
     for name in ("last.pth", exported.WEIGHTS):
         if (folder / name).exists():
             return folder / name
+    below = sorted({path.parent for path in folder.glob("**/*.pth")} - {folder})
+    if below:
+        raise CommandError(f"no checkpoint in {folder}: name one of the experiments below it, "
+                           f"{', '.join(map(str, below[:5]))}{' ...' if below[5:] else ''}")
     raise CommandError(f"no checkpoint in {folder}: run --mode train with the same flags first{_others_near(folder)}")
 
 

@@ -349,7 +349,7 @@ class Check:
 def check_order(label: str, found: Bracket) -> Check:
     """The two ends are bounds of one number."""
     low, high = found.ends
-    return Check(f"lower <= upper ({label})", low <= high, f"{low:.3f} against {high:.3f} nats")
+    return Check(f"lower - 2 SE <= upper + 2 SE ({label})", low <= high, f"{low:.3f} against {high:.3f} nats")
 
 
 def check_usable(label: str, usable: Mean, found: Bracket) -> Check:

@@ -141,14 +141,15 @@ def error_curve(
     """
     parts, total, done = [], 0.0, 0
     first = next(iter(estimators))
-    with tqdm(total=count, desc=progress, disable=progress is None, leave=False, unit="sample") as bar:
+    total_calls = count and count * npoints
+    with tqdm(total=total_calls, desc=progress, disable=progress is None, leave=False, unit="estimate") as bar:
         for index, x in batches:
             with torch.no_grad(), exact_float32(x.device.type):
                 part = _batch_curve(estimators, index, x, gaussian, proposal, npoints, seed, lattice, soft,
                                     between or {}, bar)
             parts.append(part)
             total, done = total + continuous_nll(part, first).sum().item(), done + len(part)
-            bar.set_postfix_str(f"{total / done:.4f} nats")
+            bar.set_postfix_str(f"density {total / done:.4f} nats")
     return Curve.concatenate(parts)
 
 
@@ -161,7 +162,7 @@ def _batch_curve(estimators, index, x, gaussian, proposal, npoints, seed, lattic
         eps = rng.normal("eps", *x.shape[1:])
         columns.append(_errors_at(estimators, index, x, logsnr, eps, gaussian, lattice, soft, between))
         logsnrs.append(logsnr.double())
-        bar.update(len(x) / npoints)
+        bar.update(len(x))
     logsnr = torch.stack(logsnrs, 1)
     return Curve(
         logsnr=logsnr.cpu(), weight=proposal.weight(logsnr).cpu(),

@@ -214,7 +214,8 @@ def classifier(path: str | Path, device: str | torch.device = "cpu") -> Extracto
     Raises CommandError where the checkpoint is missing or not a classifier's.
     """
     if not Path(path).is_file():
-        raise CommandError(f"no classifier at {path}: make it with train_classifier.py --images, or give --classifier")
+        raise CommandError(f"no classifier at {path}: make it with train_classifier.py --images (calc_fid.py takes "
+                           "another by --classifier)")
     record = load_checkpoint(path)
     if record.get("kind") != "classifier":
         raise CommandError(f"{path} is not a classifier's checkpoint: make one with train_classifier.py --images")

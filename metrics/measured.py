@@ -71,12 +71,11 @@ def nll_values(record: dict) -> Iterator[Value]:
 
 
 def information_values(record: dict) -> Iterator[Value]:
-    """The bounds of every tau, and what the denoiser uses, which is no estimate of I(x; z)."""
+    """The interval of every tau, errors within it, and what the denoiser uses, which is no estimate of I(x; z)."""
     for part in record["over_tau"] or [record]:
         noise = "" if part["tau"] is None else f", tau {part['tau']:g}"
-        for side in ("lower", "upper") if part["bracket_nats"] else ():
-            yield Value(f"I(x; z){noise}, {side} bound, nats", part["bracket_nats"][side],
-                        part["bracket_nats"][f"{side}_se"])
+        for k, end in enumerate(("at least", "at most")) if part["bracket_nats"] else ():
+            yield Value(f"I(x; z){noise}, {end}, nats", part["bracket_nats"]["interval"][k])
         for form in ("difference", "orthogonal") if "usable_nats" in part else ():
             yield Value(f"usable by the denoiser{noise}, {form}, nats", part["usable_nats"][form],
                         part["usable_nats"][f"{form}_se"])

@@ -14,7 +14,6 @@ Takes nll.json and mutual_info.json files, or folders that are searched for them
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -68,14 +67,15 @@ def draw_training(records: list[dict], output: Path) -> None:
         if not metrics.exists():
             print(f"no {metrics}: {config.experiment} is left out of training.png", file=sys.stderr)
             continue
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        lines, term = plots.read_log(metrics), "reconstruction" if config.model == "vae" else "denoise"
         epochs = [line["epoch"] for line in lines]
-        series[f"{config.experiment}, training"] = (epochs, [line["train"]["denoise"] for line in lines])
-        held_out = [line["val"]["denoise"] for line in lines]
-        series[f"{config.experiment}, validation"] = (epochs, held_out, [line["val_se"]["denoise"] for line in lines])
-        units.add(lines[0]["unit"])
+        series[f"{config.experiment}, training"] = (epochs, [line["train"][term] for line in lines])
+        held_out, errors = ([line[part][term] for line in lines] for part in ("val", "val_se"))
+        series[f"{config.experiment}, validation"] = (epochs, held_out, errors)
+        units |= {line["unit"] for line in lines}
     if series:
-        plots.lines(series, output / "training.png", "denoising loss", "epoch", " or ".join(sorted(units)))
+        plots.lines(series, output / "training.png", "denoising, or reconstruction", "epoch",
+                    " or ".join(sorted(units)))
 
 
 def place_of(record: dict, by: str):
@@ -103,16 +103,14 @@ def draw_information(records: list[dict], output: Path, by: str | None) -> None:
     axis = {STEP: "training step", None: "experiment, as listed in information.md"}.get(by, by)
     plots.lines(series, output / "information.png", "information about x in z", axis, "nats",
                 logx=bool(by) and min(places) > 0, bands=bands)
-    noisy = {}
+    noisy = {}  # intervals
     for record in filter(lambda record: record["over_tau"], records):
         taus = [part["tau"] for part in record["over_tau"]]
-        for label in ("lower", "upper"):
-            values, errors = ([part["bracket_nats"][key] for part in record["over_tau"]]
-                              for key in (label, f"{label}_se"))
-            noisy[f"{record['config'].experiment}, {label} bound"] = (taus, values, errors)
+        noisy[record["config"].experiment] = taus, *zip(*(part["bracket_nats"]["interval"]
+                                                          for part in record["over_tau"]), strict=True)
     if noisy:
-        plots.lines(noisy, output / "information_tau.png", "I(x; z + tau noise)", "tau, in deviations of z", "nats",
-                    logx=True)
+        plots.lines({}, output / "information_tau.png", "I(x; z + tau noise), from .. to", "tau, in deviations of z",
+                    "nats", logx=True, bands=noisy)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -50,7 +50,8 @@ def headline(one: Experiment) -> list[tuple[str, str]]:
         own = sources.measures(name, one.record(name) or {})
         wanted = {"latent_quality.json": "psnr", "nll.json": "nll", "classification.json": " from z",
                   "disentanglement.json": "disentanglement", "fid.json": "FID"}[name]
-        for measure in [m for m in own if wanted in m.name][: 2 if name == "latent_quality.json" else 1]:
+        there = [measure for measure in own if wanted in measure.name and measure.value is not None]
+        for measure in there[: 2 if name == "latent_quality.json" else 1]:
             unit = ", dB" if wanted == "psnr" else ""
             kind = "" if measure.kind == "SE" else f", ± {measure.kind}"
             found.append((f"{measure.name}{unit}{kind}", measured(measure.value, measure.error)))

@@ -86,6 +86,8 @@ def measured(value, error: float | None = None) -> str:
     """Markup of a value with its error."""
     if error is None or math.isnan(error):
         return escape(number(value))
+    if isinstance(value, float) and 1e-6 < error < 1e6:  # no digits below the error's two
+        value = round(value, 1 - math.floor(math.log10(error)))
     return f'<span class="number">{escape(number(value))} <span class="pm">± {rounded(error, 2)}</span></span>'
 
 

@@ -17,6 +17,7 @@ from metrics.measured import READERS, Value
 from utils import CommandError, atomic, exit_status, read_json, write_json
 
 PROG = "python -m scripts.summary"
+SMALLER = ("FID", "KID", "nll", "excess")  # measures of which less is better; squared errors besides
 
 
 def read_run(folder: Path) -> dict[str, Value]:
@@ -83,8 +84,10 @@ def best(summary: dict[str, dict], key: str) -> str:
         raise CommandError(f"--best {key}: {'no measure' if not found else 'more than one measure'} of that name; "
                            f"there are: {'; '.join(found or measures)}")
     there = [(group["measures"][found[0]], name) for name, group in summary.items() if found[0] in group["measures"]]
-    there.sort(key=lambda pair: -pair[0]["mean"])
-    return "\n".join([f"{found[0]}, highest first:", *(f"  {cell(measured):32} {name}" for measured, name in there)])
+    less = found[0].startswith(SMALLER) or found[0].endswith("mse")
+    there.sort(key=lambda pair: pair[0]["mean"], reverse=not less)
+    head = f"{found[0]}, {'lowest' if less else 'highest'} first:"
+    return "\n".join([head, *(f"  {cell(measured):32} {name}" for measured, name in there)])
 
 
 def table(summary: dict[str, dict]) -> str:

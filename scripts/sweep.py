@@ -2,7 +2,8 @@
 
     python -m scripts.sweep --mmd_weight 0.01 0.1 --seeds 3 -- --dataset digits --a_dim 8 --epochs 20
 
-Flags before `--` are swept, each over its values; those after it belong to every run, as run.py takes them. A run is
+Flags before `--` are swept, each over its values; those after it belong to every run, as run.py takes them, and to
+the measurements that read them. A run is
 an experiment of its own (--tag seedN). Called again, the sweep goes on: finished trainings and measurements are kept.
 What the runs print goes to results/sweep/NAME.log. Leaves results/sweep.md and .json, as scripts.summary writes them.
 """
@@ -39,6 +40,8 @@ STEPS = {
     "latent_quality": ("latent_quality",),
     "nll": ("nll",),
 }
+NEEDS = {"classification": "an encoder and labels", "disentanglement": "an encoder and labels of factors",
+         "latent_quality": "--model diff and images", "nll": "--model vanilla, or diff with --z_dropout 0.1"}
 
 
 class Run(NamedTuple):
@@ -89,7 +92,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]], l
     return args, swept, shared
 
 
-def runs_of(swept: dict[str, list[str]], seeds: int, shared: list[str]) -> list[Run]:
+def runs_of(swept: dict[str, list[str]], seeds: int, shared: list[str], wanted: list[str] | None = None) -> list[Run]:
     """Every combination of values and seeds. Raises CommandError for a wrong flag, before anything runs."""
     found = []
     if commandline.value_of(shared, "--from"):
@@ -97,18 +100,20 @@ def runs_of(swept: dict[str, list[str]], seeds: int, shared: list[str]) -> list[
     for values in itertools.product(*swept.values()):
         chosen = dict(zip(swept, values, strict=True))
         words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
-        base = commandline.parse(["--mode", "train", *shared, *words], PROG, registry.SPECS)
+        every = itertools.chain(*STEPS.values())
+        base = commandline.parse(["--mode", "train", *shared, *words], PROG, registry.SPECS, also=every)
+        steps = [step for measure in measures_of(Run(base), wanted) for step in STEPS[measure]]
         # what the experiment's name does not tell, the tag does
         named = [f"{name}{value}" for name, value in chosen.items() if swept_flags()[name].metadata["kind"] != "model"]
         for seed in range(seeds):
             tag = "-".join(filter(None, (base.config.tag, *named, f"seed{seed}")))
             typed = ["--mode", "train", *shared, *words, "--r_seed", str(seed), "--tag", tag]
-            found.append(Run(commandline.parse(typed, PROG, registry.SPECS)))
+            found.append(Run(commandline.parse(typed, PROG, registry.SPECS, also=steps)))
     return found
 
 
 def measures_of(run: Run, wanted: list[str] | None) -> list[str]:
-    """The measures that a run's model and data have."""
+    """The measures that a run's model and data have. Raises CommandError for one that was asked for and is none."""
     config = run.command.config
     spec = registry.SPECS[config.dataset]
     encodes, images = config.has_latent and not spec.gives_z, spec.kind == "image"
@@ -116,6 +121,9 @@ def measures_of(run: Run, wanted: list[str] | None) -> list[str]:
             "disentanglement": encodes and spec.labels == "factors",
             "latent_quality": images and config.model == "diff",
             "nll": config.model == "vanilla" or (config.model == "diff" and config.z_dropout > 0)}
+    for name in wanted or ():
+        if not able[name]:
+            raise CommandError(f"--measure {name} cannot be of {config.experiment}: it needs {NEEDS[name]}")
     return [name for name in wanted or MEASURES if able[name]]
 
 
@@ -147,7 +155,7 @@ def _is_fresh(result: Path, checkpoints: Path) -> bool:
 
 def _run(argv: list[str]) -> int:
     args, swept, shared = parse(argv)
-    runs = runs_of(swept, args.seeds, shared)
+    runs = runs_of(swept, args.seeds, shared, args.measure)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
         ends = pool.map(lambda run: carry_out(run, args.measure, threads), runs)

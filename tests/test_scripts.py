@@ -242,7 +242,7 @@ def test_experiments_are_ordered_by_a_measure(in_tmp, capsys):
         write_fid(in_tmp / "results" / name, fid)
     assert summary.main(["results/a", "results/b", "--best", "FID"]) == 0
     out = capsys.readouterr().out
-    assert "highest first" in out and out.index(" b") < out.index(" a")
+    assert "lowest first" in out and out.index(" a") < out.index(" b")
     assert summary.main(["results/a", "--best", "colour"]) == 2
     assert "colour" in capsys.readouterr().err
 
@@ -261,12 +261,15 @@ def test_a_sweep_is_every_combination_of_values_and_seeds():
         assert again.config.experiment == runs[0].command.config.experiment
         assert again.config.model_folder == "m" and (again.config.epochs == 3) == (step == "train")
     assert sweep.measures_of(runs[0], None) == ["classification", "latent_quality"]
+    (few,) = sweep.runs_of({"mmd_weight": ["0.1"]}, 1, ["--num_images", "8"])
+    assert "--num_images" in few.words("latent_quality") and "--num_images" not in few.words("train")
 
 
 @pytest.mark.parametrize("words, culprit", [
     ("--mmd_weight x -- --dataset digits", "--mmd_weight"), ("--mmd_weight 0.1 -- --dataset moon", "moon"),
     ("--seeds 0 -- --dataset digits", "--seeds"), ("--mmd 0.1 --", "--mmd_weight"),
-    ("--mmd_weight 0.1 -- --npoints 3", "--npoints"), ("--mmd_weight 0.1 -- --from=models/a", "--from"),
+    ("--mmd_weight 0.1 -- --npoints 3", "--npoints"), ("--mmd_weight 0.1 --measure nll -- --a_dim 4", "--measure nll"),
+    ("--mmd_weight 0.1 -- --from=models/a", "--from"),
 ])
 def test_a_wrong_sweep_is_one_line_before_anything_runs(words, culprit, in_tmp, capsys):
     assert sweep.main(words.split()) == 2

@@ -20,7 +20,7 @@ def place(tmp_path_factory):
         folder = tmp_path_factory.mktemp("place")
         patch.chdir(folder)
         path = tiny.checkpoint("--dataset digits --z_dropout 0.1")
-        shutil.copytree(path.parent, "models/digits_2d_0.1mmd")
+        shutil.copytree(path.parent, "models/digits_2d_0.1mmd_0.1zdrop")
         model = load(path, "cpu")
         model.pictures(model.load_data("test").batch([7]))[0].save("seven.png")
         yield model
