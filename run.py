@@ -81,8 +81,12 @@ def dry_run(command: Command) -> None:
         entries *= side
     unit = Gaussian(torch.zeros(entries).double(), torch.ones(entries).double(), None)
     model = build_model(config, spec, shape, unit)
-    for name, value in config_module.to_dict(config).items():
-        print(f"{name:18} {value}")
+    resolved = {"unets_channels": config.unets_channels or spec.width}
+    if spec.kind == "image":
+        resolved |= {"input_size": size, "input_channels": channels,
+                     "encoder_channels": config.encoder_channels or spec.width}
+    for name, value in {**config_module.to_dict(config), **resolved}.items():
+        print(f"{name.rstrip('_'):18} {'not set' if value is None else value}")
     print(f"{'experiment':18} {config.experiment}")
     print(f"{'data':18} {'x'.join(map(str, shape))}, {_counts(config)}")
     print(f"{'parameters':18} {parameter_count(model):,}")
