@@ -412,15 +412,14 @@ def per_dimension(record: dict, path: str | Path) -> None:
     found = record["per_dimension_nats"]
     low = np.array([max(0.0, one["lower"] - 2 * one["lower_se"]) for one in found])
     high = np.array([one["upper"] + 2 * one["upper_se"] for one in found])
-    panels[0].bar(range(len(low)), low, label="at least")
-    panels[0].bar(range(len(low)), high - low, bottom=low, alpha=0.35, color="C0", label="at most")
-    panels[0].legend(frameon=False)
+    panels[0].bar(range(len(low)), low)
+    panels[0].bar(range(len(low)), high - low, bottom=low, alpha=0.35, color="C0")
     noise = "" if record["tau"] is None else f" (tau {record['tau']:g})"
-    panels[0].set(title=f"I(x; z_d), from .. to{noise}", xlabel="dimension", ylabel="nats")
+    panels[0].set(title=f"I(x; z_d): at least (dark), at most (pale){noise}", xlabel="dimension", ylabel="nats")
     if relied:
         means, errors_ = ([one[key] for one in relied] for key in ("mean", "se"))
         panels[1].bar(range(len(means)), means, yerr=2 * np.asarray(errors_), error_kw={"linewidth": 0.8})
-        panels[1].set(title="what the denoiser loses with another image's", xlabel="dimension")
+        panels[1].set(title="what the denoiser loses with another image's z_d", xlabel="dimension")
     for panel in panels:
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.spines[["top", "right"]].set_visible(False)
