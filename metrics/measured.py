@@ -37,7 +37,8 @@ def quality_values(record: dict) -> Iterator[Value]:
     for start in ("inferred", "random"):
         for measure in ("mse", "psnr", "ssim"):
             errors = record[start]
-            yield Value(f"reconstruction from {start} x_T, {measure}", errors[measure], errors[f"{measure}_se"])
+            unit = ", dB" if measure == "psnr" else ""
+            yield Value(f"reconstruction from {start} x_T, {measure}{unit}", errors[measure], errors[f"{measure}_se"])
 
 
 def classification_values(record: dict) -> Iterator[Value]:

@@ -26,6 +26,13 @@ SHOWN_IMAGES = 8
 PATH_POINTS = 10
 
 
+def shown(measure: str, errors: dict) -> str:
+    """A mean with its standard error, where it has one, and its unit."""
+    error = errors[f"{measure}_se"]
+    spread = "" if error is None else f" +- {error:.2g}"
+    return f"{measure.upper()} {errors[measure]:.4g}{spread}{' dB' if measure == 'psnr' else ''}"
+
+
 def quality(coder: Autoencoder, back: Tensor, x: Tensor) -> str:
     """How well `back` reconstructs x [B, *shape] from its own latents, in words."""
     errors = summary([image_errors(back, x)])
@@ -78,7 +85,7 @@ def latent_quality(command: Command) -> None:
     draw_quality(x, x_T, back, draws, folder, config.format)
     print(f"{count} images by {coder.sampler}, {len(coder.grid) - 1} steps, and its inversion")
     for name in ("inferred", "random"):
-        print(f"{name:8} x_T: " + "  ".join(f"{k} {v:.4g}" for k, v in record[name].items() if v is not None))
+        print(f"{name:8} x_T: " + ", ".join(shown(measure, record[name]) for measure in ("mse", "psnr", "ssim")))
     print(f"{path}; pictures in {folder}")
 
 

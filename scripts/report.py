@@ -52,9 +52,8 @@ def headline(one: Experiment) -> list[tuple[str, str]]:
                   "disentanglement.json": "disentanglement", "fid.json": "FID"}[name]
         there = [measure for measure in own if wanted in measure.name and measure.value is not None]
         for measure in there[: 2 if name == "latent_quality.json" else 1]:
-            unit = ", dB" if wanted == "psnr" else ""
             kind = "" if measure.kind == "SE" else f", ± {measure.kind}"
-            found.append((f"{measure.name}{unit}{kind}", measured(measure.value, measure.error)))
+            found.append((f"{measure.name}{kind}", measured(measure.value, measure.error)))
     information = one.record("mutual_info.json") or {}
     ends = (information.get("bracket_nats") or {}).get("interval")
     if ends:
