@@ -111,7 +111,7 @@ def information_matrix(latents: Latents, tau: float, seed: int) -> dict:
         logvar = (2 * (np.log(tau) + codes.std(0).clamp(min=1e-6).log())).expand_as(codes)
     else:
         logvar, tau = torch.from_numpy(latents.logvar).double(), None
-    rows = np.random.default_rng(seed).permutation(len(codes))[:ENTRY_ROWS]  # a file may lie in order of its labels
+    rows = some_rows(len(codes), ENTRY_ROWS, seed)  # a file may lie in order of its labels
     found = with_labels(Normals.draw(codes[rows], logvar[rows], seed), latents.labels[rows])
     return {"tau": tau, "rows": len(rows), **found}
 

@@ -222,6 +222,9 @@ def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, y
     save(figure, path)
 
 
+DASHES = ("-", "--", ":", "-.")
+
+
 def sampler_panels(panels: dict[tuple[str, str], dict[str, tuple]], levels: dict[str, float], path: str | Path,
                    title: str) -> None:
     """Curves (evaluations, distance, standard error) by sampler, in a panel for each (spacing, 'fid' or 'path').
@@ -241,8 +244,8 @@ def sampler_panels(panels: dict[tuple[str, str], dict[str, tuple]], levels: dict
                            color=f"C{names.index(name)}", label=name)
         if measure == "fid":
             panel.set_title(f"--spacing {spacing}", fontsize=9)
-            for style, (name, level) in zip(("-", "--", ":", "-."), levels.items(), strict=False):
-                panel.axhline(level, color="grey", linestyle=style, linewidth=1, label=name)
+            for number, (name, level) in enumerate(levels.items()):
+                panel.axhline(level, color="grey", linestyle=DASHES[number % len(DASHES)], linewidth=1, label=name)
         else:
             panel.set_xlabel("evaluations of the denoiser")
             panel.set_yscale("log")

@@ -7,6 +7,7 @@ import difflib
 import math
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -176,10 +177,9 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
     for name in ("last.pth", exported.WEIGHTS):
         if (folder / name).exists():
             return folder / name
-    below = sorted({path.parent for path in folder.glob("**/*.pth")} - {folder})
-    if below:
+    if below := sorted({str(path.parent) for path in _trained(folder.glob("**/*.pth"))}):
         raise CommandError(f"no checkpoint in {folder}: name one of the experiments below it, "
-                           f"{', '.join(map(str, below[:5]))}{' ...' if below[5:] else ''}")
+                           f"{', '.join(below[:5])}{' ...' if below[5:] else ''}")
     raise CommandError(f"no checkpoint in {folder}: run --mode train with the same flags first{_others_near(folder)}")
 
 
@@ -188,10 +188,14 @@ def named_checkpoint(path: str | Path) -> Path:
     return find_checkpoint(Path(path), None) if Path(path).is_dir() else Path(path)
 
 
+def _trained(files: Iterable[Path]) -> list[Path]:
+    """Of some files those that a training run wrote."""
+    return [path for path in files if path.name == "last.pth" or path in checkpoints(path.parent)]
+
+
 def _others_near(folder: Path) -> str:
     """'; there is ...' with the experiments beside a folder that are most like it by name, and their flags."""
-    there = {path.parent.name: path for path in folder.parent.glob("*/*.pth")
-             if path.name == "last.pth" or path in checkpoints(path.parent)}
+    there = {path.parent.name: path for path in _trained(folder.parent.glob("*/*.pth"))}
     said = []
     for name in difflib.get_close_matches(folder.name, list(there), 3, 0.0):
         with contextlib.suppress(CommandError):  # a broken one is nothing to propose

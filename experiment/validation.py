@@ -85,14 +85,11 @@ def validation_curve(model: nn.Module, held_out: registry.Dataset, config: Confi
     """The held-out bound in nats, and the error over log-SNR beside the Gaussian's, given z where there is one."""
     stream = batches_of(held_out, _validation_batch(held_out, config), device, rows)
     batches = [(index.to(device), x) for index, x in stream]
-    estimator = unconditional(model.denoise)
-    if config.model == "diff":
-        given = held_out.given
-        with full_precision(model, device.type):
-            codes = [model.encode(x) for _, x in batches] if given is None else [torch.from_numpy(given[: len(rows)])]
-        estimator = conditional(model.denoise, torch.cat(codes).to(device))
-    proposal = model.objective.proposal
+    estimator, given, proposal = unconditional(model.denoise), held_out.given, model.objective.proposal
     with full_precision(model, device.type):
+        if config.model == "diff":
+            codes = [model.encode(x) for _, x in batches] if given is None else [torch.from_numpy(given[: len(rows)])]
+            estimator = conditional(model.denoise, torch.cat(codes).to(device))
         curve = error_curve({"model": estimator}, batches, model.gaussian, proposal, CURVE_POINTS, config.r_seed)
     shapes = {name: profile(curve, curve.errors[name], CURVE_BINS) for name in ("model", GAUSSIAN)}
     columns = {"logsnr": shapes["model"].logsnr.tolist()} | {name: s.mean.tolist() for name, s in shapes.items()}
