@@ -64,12 +64,13 @@ def _cache() -> Path:
 
 
 def _fingerprint(source: Path, compiler: str) -> str:
-    """Of all that the machine code depends on: source, flags, compiler and processor."""
+    """Of all that the machine code depends on: source and headers, flags, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     except OSError:
         processor = platform.processor()
-    parts = [source.read_text(), *FLAGS, compiler, version, platform.machine(), processor]
+    headers = [path.read_text() for path in sorted(source.parent.glob("*.h"))]
+    parts = [source.read_text(), *headers, *FLAGS, compiler, version, platform.machine(), processor]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

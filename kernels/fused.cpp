@@ -6,22 +6,16 @@
 // fused.py names the arguments and has the same mathematics in PyTorch. Without PyTorch's headers, to compile in
 // seconds; by vectors of GCC and Clang: each block of channels goes down the pixels with all it needs in registers.
 #include <algorithm>
-#include <cstdint>
 #include <cstring>
 #include <type_traits>
 #include <vector>
 
+#include "vectors.h"
+
 namespace {
-#if defined(__AVX512F__)
-constexpr int64_t WIDE = 16;  // floats of a register: with twice as many a processor runs out of them
-#else
-constexpr int64_t WIDE = 8;
-#endif
 template <auto VALUE> using Constant = std::integral_constant<decltype(VALUE), VALUE>;
 using Whole = Constant<WIDE>;
 enum Kind { LINEAR, SILU, DROPPED };  // what follows the normalisation; DROPPED: SiLU and dropout
-using bf16 = uint16_t;
-typedef float V __attribute__((vector_size(4 * WIDE)));
 typedef int32_t I __attribute__((vector_size(4 * WIDE)));
 typedef uint32_t U __attribute__((vector_size(4 * WIDE)));
 typedef bf16 H __attribute__((vector_size(2 * WIDE)));

@@ -28,7 +28,7 @@ def follow(folder: Path, new: dict[str, str], edits: dict[str, tuple[str, str]])
     """A copy of the suite below `folder` with a recipe's new files, and its edits: in a file, one text for another."""
     suite = folder / "suite"
     suite.mkdir()
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("*.cpp")]:
+    for path in ROOT.glob("*.py"):
         shutil.copy(path, suite)
     for package in {path.parent for path in ROOT.glob("[a-z]*/*.py")} - {ROOT / name for name in LEFT_OUT}:
         shutil.copytree(package, suite / package.name, ignore=shutil.ignore_patterns("__pycache__"))
