@@ -292,7 +292,7 @@ def error_curves(shapes: dict[str, dict], path: str | Path, title: str) -> None:
     left.set(title=plain(title), xlabel="log-SNR", ylabel="E |eps - eps_hat|$^2$")
     right.axhline(0, color="black", linewidth=0.8)
     right.set(title="gap below the Gaussian: twice the nats gained", xlabel="log-SNR")
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="upper left")  # the error rises with log-SNR
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
     save(figure, path)
@@ -311,8 +311,10 @@ def density(sides, log_density, points, samples, path: str | Path) -> None:
     panels[0].set_title("log p of the model")
     clouds = {"held-out points": points, "the model's samples": samples}
     for panel, (title, cloud) in zip(panels[1:], clouds.items(), strict=True):
-        panel.scatter(*np.asarray(cloud).T, s=2, alpha=0.5, linewidths=0)
-        panel.set_title(title)
+        cloud = np.asarray(cloud)
+        panel.scatter(*cloud.T, s=2, alpha=0.5, linewidths=0)
+        outside = ((cloud < (x[0], y[0])) | (cloud > (x[-1], y[-1]))).any(1).mean()
+        panel.set_title(title + (f", {outside:.0%} of them beyond the edges" if outside >= 0.005 else ""), fontsize=10)
     for panel in panels:
         panel.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
     save(figure, path)
@@ -412,9 +414,7 @@ def per_dimension(record: dict, path: str | Path) -> None:
     relied = record.get("reliance_nats")
     figure = Figure(figsize=(10 if relied else 5.5, 3.4), layout="constrained")
     panels = figure.subplots(1, 2 if relied else 1, squeeze=False)[0]
-    found = record["per_dimension_nats"]
-    low = np.array([max(0.0, one["lower"] - 2 * one["lower_se"]) for one in found])
-    high = np.array([one["upper"] + 2 * one["upper_se"] for one in found])
+    low, high = np.array([one["interval"] for one in record["per_dimension_nats"]]).T
     panels[0].bar(range(len(low)), low)
     panels[0].bar(range(len(low)), high - low, bottom=low, alpha=0.35, color="C0")
     noise = "" if record["tau"] is None else f" (tau {record['tau']:g})"

@@ -52,8 +52,8 @@ class Latent:
             found |= {"rate_nats": rate.mean, "rate_se": rate.se, "marginal_kl_nats": [max(0.0, end) for end in ends]}
         if self.entries:
             found["per_dimension_nats"] = [
-                {"lower": one.lower.mean, "lower_se": one.lower.se, "upper": one.upper.mean, "upper_se": one.upper.se}
-                for one in self.entries]
+                {"lower": one.lower.mean, "lower_se": one.lower.se, "upper": one.upper.mean, "upper_se": one.upper.se,
+                 "interval": one.ends} for one in self.entries]
         return found
 
 

@@ -266,10 +266,9 @@ def shown_cards(cards: list[str]) -> str:
 
 
 def per_dimension(one: Experiment) -> list[tuple[float, float]] | None:
-    """The interval of I(x; z_d) of every dimension, with two standard errors on either side; None if not measured."""
+    """The interval of I(x; z_d) of every dimension; None if not measured."""
     try:
-        found = [(max(0.0, part["lower"] - 2 * part["lower_se"]), part["upper"] + 2 * part["upper_se"])
-                 for part in (one.record("mutual_info.json") or {})["per_dimension_nats"]]
+        found = [tuple(part["interval"]) for part in (one.record("mutual_info.json") or {})["per_dimension_nats"]]
     except (KeyError, TypeError):
         return None
     return found if len(found) == one.config.a_dim else None

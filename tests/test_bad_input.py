@@ -6,6 +6,7 @@ sound ones, and every kind of broken one.
 
 import gzip
 import json
+import os
 import pickle
 import shutil
 import warnings
@@ -433,12 +434,13 @@ CULPRITS = [culprit for part in (RUN_FLAGS, RUN_SIZES, RUN_DATA, RUN_PLACES, RUN
 
 
 def listing(folder: Path) -> dict[str, tuple]:
-    """Every path below a folder with its size and the time of its last change."""
+    """Every path below a folder; of files with their size and the time of their last change."""
     found = {}
-    for path in sorted(folder.rglob("*")):
-        status = path.lstat()
-        found[str(path.relative_to(folder))] = (status.st_size if path.is_file() else None, status.st_mtime_ns
-                                                if path.is_file() else None)
+    for parent, folders, files in os.walk(folder):  # many times as fast as rglob
+        found |= {os.path.join(parent, name): () for name in folders}
+        for name in files:
+            status = os.lstat(path := os.path.join(parent, name))
+            found[path] = status.st_size, status.st_mtime_ns
     return found
 
 

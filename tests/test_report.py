@@ -67,8 +67,7 @@ def page_of(*names):
 
 
 FAILED = {"bracket_nats": None, "over_tau": None, "tau": None,
-          "per_dimension_nats": [{"lower": 0.5, "lower_se": 0.1, "upper": 1.5, "upper_se": 0.1},
-                                 {"lower": 1.0, "lower_se": 0.1, "upper": 2.0, "upper_se": 0.1}],
+          "per_dimension_nats": [{"interval": [0.3, 1.7]}, {"interval": [0.8, 2.2]}],
           "checks": [{"name": NASTY, "passed": False, "detail": "6.4 against 5.1"},
                      {"name": "fine", "passed": True, "detail": ""}]}
 
