@@ -335,16 +335,18 @@ class LogSNRProposal:
     uniform: float = 0.1
 
     def draw(self, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-SNRs and their weights from numbers in (0, 1). [...] -> two [...]
+        """Log-SNRs and their weights from numbers in (0, 1). [...] -> two [...]"""
+        a = self.logsnr(unit)
+        return a, self.weight(a)
 
-        Equal intervals of the numbers are strata of the uniform and of the logistic part."""
+    def logsnr(self, unit: Tensor) -> Tensor:
+        """The log-SNRs alone. Equal intervals of the numbers are strata of the uniform and of the logistic part."""
         u = unit.double()
         p_low, p_high = self._cdf(self.low), self._cdf(self.high)
         flat = self.low + (self.high - self.low) * u / self.uniform
         p = p_low + (p_high - p_low) * ((u - self.uniform) / (1 - self.uniform)).clamp(0, 1)
         logistic = self.loc + self.scale * torch.logit(p)
-        a = torch.where(u < self.uniform, flat, logistic).clamp(self.low, self.high)
-        return a, self.weight(a)
+        return torch.where(u < self.uniform, flat, logistic).clamp(self.low, self.high)
 
     def weight(self, logsnr: Tensor) -> Tensor:
         v = (logsnr - self.loc) / self.scale
@@ -403,7 +405,7 @@ class ITDObjective:
         self.logsnr_range = (proposal.low, proposal.high)
 
     def draw(self, unit: Tensor) -> Tensor:
-        return self.proposal.draw(unit)[0].float()
+        return self.proposal.logsnr(unit).float()
 
     def loss(self, x: Tensor, x_noisy: Tensor, logsnr: Tensor, eps: Tensor, eps_hat: Tensor) -> Tensor:
         """[B] nats: -log N(x; mu, Sigma) + weight/2 (|eps - eps_hat|^2 - |eps - eps_G|^2)."""

@@ -61,13 +61,15 @@ class Rng:
         """The same samples' noise for another purpose: independent of this one, stream by stream."""
         return Rng((self.seed * 1_000_003 + zlib.crc32(name.encode())) & 0x7FFFFFFF, self.index, self.step)
 
+    def _place(self, stream: str) -> int:
+        """64 bits of (seed, step, stream)."""
+        place = (zlib.crc32(stream.encode()) + (self.seed << 32)) & _MASK
+        return _mix_number((_mix_number(place) + self.step) & _MASK)
+
     def _bits(self, stream: str, count: int) -> torch.Tensor:
         """[B, count] int64, uniform over all bit patterns."""
-        device = self.index.device
-        place = (zlib.crc32(stream.encode()) + (self.seed << 32)) & _MASK
-        place = _mix_number((_mix_number(place) + self.step) & _MASK)
-        key = _mix(self.index + _signed(place))  # [B]
-        counter = torch.arange(1, count + 1, device=device) * _signed(_GAMMA)
+        key = _mix(self.index + _signed(self._place(stream)))  # [B]
+        counter = torch.arange(1, count + 1, device=self.index.device) * _signed(_GAMMA)
         return _mix(key[:, None] + counter)
 
     def uniform(self, stream: str, *shape: int) -> torch.Tensor:
@@ -81,7 +83,8 @@ class Rng:
 
         Each value alone is uniform; a batch of them estimates an average over the unit interval with less variance.
         """
-        start = Rng(self.seed, torch.zeros_like(self.index[:1]), self.step).uniform(stream).double()
+        bits = _mix_number((_mix_number(self._place(stream)) + _GAMMA) & _MASK)  # what `uniform` draws for index 0
+        start = ((bits >> 41 & 0x7FFFFF) + 0.5) * 2.0**-23
         return ((start + self.index.double() * 0.6180339887498949) % 1).clamp(2.0**-24, 1 - 2.0**-24).float()
 
     def normal(self, stream: str, *shape: int) -> torch.Tensor:

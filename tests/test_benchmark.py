@@ -84,6 +84,7 @@ class OneNumber(torch.nn.Module):
         return x_noisy * self.number
 
 
+@pytest.mark.slow
 def test_compiled_rivals_stand_beside_the_others_and_have_no_peak(monkeypatch):
     device, config = torch.device("cpu"), Config(model="vanilla", dataset="digits", precision="fp32", batch_size=2)
     compiled = []

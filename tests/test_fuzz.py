@@ -64,7 +64,7 @@ def check_config(config: Config) -> None:
     assert to_dict(config).keys() == FIELDS.keys()
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(flags())
 def test_any_flags_are_a_config_or_one_line(words):
     try:
@@ -75,7 +75,7 @@ def test_any_flags_are_a_config_or_one_line(words):
     check_config(command.config)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.lists(TEXTS, max_size=5))
 def test_any_words_end_in_status_2_or_a_config(words):
     """The whole program, where the words are wrong: they hardly ever are right."""
@@ -87,7 +87,7 @@ def test_any_words_end_in_status_2_or_a_config(words):
         assert run.main(words) == 2
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(flags())
 def test_the_programs_that_share_the_flags_take_them_alike(words):
     for program in (train_classifier, eval_disentanglement):
@@ -130,7 +130,7 @@ def statistics_arrays(draw) -> dict[str, np.ndarray]:
     return arrays
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(statistics_arrays(), st.one_of(st.none(), st.tuples(st.floats(0, 1), st.integers(0, 255))))
 def test_any_statistics_file_gives_a_distance_or_one_line(tmp_path_factory, arrays, damage):
     path = tmp_path_factory.getbasetemp() / "stats.npz"

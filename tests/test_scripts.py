@@ -85,6 +85,7 @@ def test_scripts_that_measure_likelihood_and_information_run_commands_that_parse
             parsed(program, flags)
 
 
+@pytest.mark.slow
 def test_a_module_of_the_suite_runs_from_any_folder(in_tmp):
     """`run scripts.NAME`: the suite's own modules, whatever lies in the current folder, which the output goes to."""
     for name in ("scripts", "utils"):
@@ -147,6 +148,7 @@ def test_scripts_have_the_published_settings(script, variables, published, in_tm
     assert (ours.mode, ours.config) == (theirs.mode, theirs.config)
 
 
+@pytest.mark.slow
 def test_fid_scripts_have_the_published_arguments(in_tmp):
     stats = only_of(commands("gen_fid"), "gen_fid_stats.py")
     assert (stats.name, stats.folder, stats.extractor) == ("celeba", "./celeba_imgs", "inception")

@@ -34,12 +34,14 @@ def run(tests, names):
     return runner.summarize()
 
 
+@pytest.mark.slow
 def test_the_docstrings_examples_hold(place):
     found = run([test for test in doctest.DocTestFinder().find(experiment.trained.Trained, "Trained")
                  if test.examples], {"model": place, "torch": torch})
     assert found.attempted >= 10 and not found.failed
 
 
+@pytest.mark.slow
 def test_the_page_runs(place):
     text = (DOCS / "python.md").read_text()
     found = run([doctest.DocTestParser().get_doctest(text, {}, "python.md", None, 0)], {})

@@ -97,6 +97,7 @@ def test_a_wrong_denoiser_never_gives_a_nll_below_the_truth(mixture):
         assert excess.mean > 0.03
 
 
+@pytest.mark.slow
 def test_standard_error_is_the_spread_of_repetitions(mixture):
     """Fault: standard errors half of what they should be (dividing by N_x * N_a under a crossed design)."""
     runs = []

@@ -110,6 +110,7 @@ def test_chance_is_of_the_labels_that_are_scored():
     assert evaluate(generator.normal(size=(300, 2)), labels)["chance"] == pytest.approx((1 / 3 + 1 / 6) / 2)
 
 
+@pytest.mark.slow
 def test_wide_inputs_lose_only_their_small_axes():
     generator = np.random.default_rng(0)
     factors, labels = blobs(200, 4, spread=0.2)

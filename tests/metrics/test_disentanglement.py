@@ -48,6 +48,7 @@ def test_importance_scores_at_values_known_by_hand():
     assert dis.completeness(mixed) == pytest.approx(0.75 * (1 - entropy) + 0.25, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_dci_has_the_trees_of_scikit_learn():
     factors, codes = factor_table(240, (3, 2)), noise(240, 4)
     codes[:, :2] += factors
@@ -61,6 +62,7 @@ def test_dci_has_the_trees_of_scikit_learn():
     assert score["informativeness_test"] == pytest.approx(np.mean(accuracy), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_dci_is_seeded_whatever_the_number_of_processes():
     factors = factor_table(200, (3, 3, 2))
     split = halves(factors + noise(200, 3), factors)

@@ -19,6 +19,7 @@ def path(in_tmp):
     return tiny.checkpoint("--model vanilla --dataset moons")
 
 
+@pytest.mark.slow
 def test_a_grid_is_fitted_once_for_a_checkpoint(path, capsys):
     grids = path.with_name("model-1.grids.json")
     assert run.main(WORDS) == 0

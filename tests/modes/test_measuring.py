@@ -348,6 +348,7 @@ def test_an_untuned_network_is_measured_where_it_was_trained(tmp_path):
     assert "trained on" in measuring.range_note(model, seen)
 
 
+@pytest.mark.slow
 def test_what_a_head_can_use_is_measured_of_a_checkpoint(in_tmp, capsys):
     """Fault: codes of a model that was read back had a graph, which two steps of the head would go through."""
     tiny.checkpoint("--dataset digits --z_dropout 0.1")
