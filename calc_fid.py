@@ -28,6 +28,13 @@ def result_path(folder: Path) -> Path:
     return Path("results", folder.absolute().name, "fid.json")
 
 
+def drawn_from(folder: Path) -> dict:
+    """The hash of the checkpoint that a folder of samples was drawn from, where --mode eval_fid has left it."""
+    manifest = result_path(folder).with_name(f"{folder.absolute().name}.json")
+    known = read_json(manifest) if manifest.is_file() else {}
+    return {"checkpoint_hash": known["checkpoint_hash"]} if "checkpoint_hash" in known else {}
+
+
 def find_reference(args: argparse.Namespace) -> Path | None:
     """The statistics file or image folder that NAME means; None for a data set. Raises CommandError for neither."""
     if args.data_dir:
@@ -140,7 +147,8 @@ def _run(argv: list[str]) -> None:
     if not distributed.is_main():
         return
     name = entry_name(args, place, record)
-    record = {**record, "source": shown(args.folder), "call": vars(args), "versions": versions()}
+    record = {**record, "source": shown(args.folder), **drawn_from(Path(args.folder)), "call": vars(args),
+              "versions": versions()}
     write_json(path, {**entries, name: record})
     print(report(record, path))
     if picture:

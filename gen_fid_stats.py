@@ -114,6 +114,8 @@ def _run(argv: list[str]) -> None:
     args = parse(parser, argv)
     if (args.folder is None) == (args.data_dir is None):
         raise CommandError("give either a FOLDER of images or --data_dir, where NAME is a data set")
+    if args.folder and args.split != "train":
+        raise CommandError(f"--split {args.split} is of a data set, and {args.folder} a folder: leave it out")
     path = writable_file(args.output or statistics_path(args))
 
     import distributed

@@ -196,7 +196,7 @@ class Run:
     """One training run in one folder: its model, its data, its log and its checkpoints."""
 
     def __init__(self, stepper: Stepper, dataset: registry.Dataset, config: Config, folder: Path, logs: Path,
-                 record: dict, validate: Callable[[nn.Module], dict] | None = None,
+                 record: dict, validate: Callable[[nn.Module, float], dict] | None = None,
                  show: Callable[[nn.Module, int], Path] | None = None,
                  score: Callable[[nn.Module], dict] | None = None):
         self.stepper, self.dataset, self.config, self.folder = stepper, dataset, config, folder
@@ -311,7 +311,7 @@ class Run:
             line = {"epoch": epoch, "step": self.stepper.step, "unit": self.record["unit"], "train": means}
             if self.validate:
                 self.report.doing("validating", self.stepper.step)
-                line |= self.validate(self.stepper.ema)
+                line |= self.validate(self.stepper.ema, (self.stepper.step - 1) / self.total)
             line |= score
             self._log(line)
             self.report.epoch(line, speed)
@@ -510,8 +510,8 @@ def train(command: Command) -> None:
               "data": registry.identity(dataset)}
     folders = [config_module.folder(config, root) for root in ("models", "logs", "imgs")]
 
-    def validate(ema: nn.Module) -> dict:
-        return validation(ema, held_out, config, device)
+    def validate(ema: nn.Module, progress: float) -> dict:
+        return validation(ema, held_out, config, device, progress)
 
     def show(ema: nn.Module, epoch: int) -> Path:
         return show_samples(ema, config, folders[2] / "train" / f"epoch-{epoch:04d}.png", device)

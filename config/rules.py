@@ -54,6 +54,8 @@ def check(config: Config, mode: str | None, given: frozenset[str]) -> None:
          f"--deterministic is DDIM with eta 0: drop it, or --sampler {config.sampler}"),
         (config.deterministic and config.inversion != "ddim", "--deterministic is DDIM: drop it, or --inversion"),
         *_sampler_rules(config, mode),
+        (mode == "mutual_info" and config.curve_steps > 0 and config.split == "train",
+         "--curve_steps fits its networks to the training split: measure --split val or test"),
         (config.denoiser in ("ddpm", "iddpm") and config.model != "vanilla",
          f"--denoiser {config.denoiser} takes no z: use --model vanilla"),
         (config.denoiser in ("ddpm", "iddpm") and config.init_from is None and mode == "train",

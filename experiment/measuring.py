@@ -198,11 +198,12 @@ def log_prob(trained: Trained, x: Tensor, npoints: int, seed: int) -> LogProb:
 def stratified_se(terms: Tensor) -> Tensor:
     """The standard error of means over strata in their order, by squared differences of neighbours. [B, K] -> [B]
 
-    One draw a stratum shows no spread within it; neighbours' differences, which hold the strata's own too, bound it
-    (Wolter 1985, sec. 7.2), where the spread of all would count the whole slope over the strata as error.
+    One draw a stratum shows no spread within it; differences from its neighbours do (Wolter 1985, sec. 7.2), where the
+    spread of all would count the whole slope over the strata as error. The ends have one neighbour each. NaN for K = 1.
     """
-    count = terms.shape[1]
-    return (terms.diff(dim=1).square().mean(1) / 2 / count).sqrt()
+    squares = terms.diff(dim=1).square()
+    own = torch.cat([squares[:, :1], (squares[:, 1:] + squares[:, :-1]) / 2, squares[:, -1:]], dim=1) / 2  # [B, K]
+    return own.mean(1).sqrt() / math.sqrt(terms.shape[1])
 
 
 def density_curve(estimators: dict, batches, lattice: Lattice | None, model, proposal: LogSNRProposal, npoints: int,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 import plots
 from config import Config
 from dataset import registry
-from experiment.measuring import full_precision
+from experiment.measuring import full_precision, stratified_se
 from experiment.prepare import batches_of
 from information.likelihood import (
     GAUSSIAN,
@@ -53,20 +52,29 @@ def scorer(dataset: registry.Dataset, config: Config, device: torch.device) -> C
 
 
 @torch.no_grad()
-def validation(model: nn.Module, held_out: registry.Dataset, config: Config, device: torch.device) -> dict:
-    """Loss terms on held-out images with noise that is the same at every epoch: means and standard errors."""
+def validation(model: nn.Module, held_out: registry.Dataset, config: Config, device: torch.device,
+               progress: float) -> dict:
+    """Loss terms on held-out images with noise that is the same at every epoch: means and standard errors.
+
+    progress    share of the training that is over: the objective is that of its last step
+    """
     rows = range(min(len(held_out), VALIDATION_ROWS))
     values: dict[str, list[Tensor]] = {}
+    units = []  # of which the rows' log-SNRs are quantiles
     batch = config.batch_size if config.has_latent else _validation_batch(held_out, config)  # the MMD is of a batch
     for indices, x in batches_of(held_out, batch, device, rows):
         if config.has_latent and len(x) < model.latent.smallest_batch:
             continue
         given = None if held_out.given is None else torch.from_numpy(held_out.given[indices.numpy()]).to(device)
-        for name, term in model(x, Rng(config.r_seed, indices.to(device)), given).items():
+        rng = Rng(config.r_seed, indices.to(device))
+        units.append(rng.spread("logsnr"))
+        for name, term in model(x, rng, given, progress).items():
             values.setdefault(name, []).append(term.double().reshape(-1))
     joined = {name: torch.cat(parts) for name, parts in values.items()}
     means = {name: value.mean().item() for name, value in joined.items()}
-    errors = {name: (v.std() / math.sqrt(len(v))).item() for name, v in joined.items() if len(v) > 1}
+    order = torch.cat(units).argsort()  # rows are strata of the log-SNR, and the batches much alike
+    errors = {name: stratified_se(v[order][None]).item() if len(v) == len(order) else average(v).se
+              for name, v in joined.items() if len(v) > 1}
     if config.loss == "simple":
         return {"val": means, "val_se": errors}
     held_out_nll, curve = validation_curve(model, held_out, config, device, rows)

@@ -33,18 +33,24 @@ def fid_values(record: dict) -> Iterator[Value]:
             yield Value(f"KID, {pair}", entry["kid"], entry["kid_se"])
 
 
+def _place(record: dict) -> str:
+    """The split, where it is another one than the usual."""
+    split = record.get("split", "test")
+    return f", {split} split" if split in ("train", "val") else ""
+
+
 def quality_values(record: dict) -> Iterator[Value]:
     for start in ("inferred", "random"):
         for measure in ("mse", "psnr", "ssim"):
             errors = record[start]
             unit = ", dB" if measure == "psnr" else ""
-            yield Value(f"reconstruction from {start} x_T, {measure}{unit}", errors[measure], errors[f"{measure}_se"])
+            yield Value(f"reconstruction from {start} x_T, {measure}{unit}{_place(record)}", errors[measure],
+                        errors[f"{measure}_se"])
 
 
 def classification_values(record: dict) -> Iterator[Value]:
-    """The split is named where it is not test; files from before know of neither errors nor differences."""
-    split = record.get("split", "test")
-    place = "" if split == "test" else f", {split} split"
+    """Files from before know of neither errors nor differences."""
+    place = _place(record)
     for name, result in record["inputs"].items():
         measure = f"{result['measure']} of classes from {name}, {result['classifier']}{place}"
         yield Value(measure, result["mean"], result.get("se"))
@@ -54,9 +60,10 @@ def classification_values(record: dict) -> Iterator[Value]:
 
 def disentanglement_values(record: dict) -> Iterator[Value]:
     """A score that needs several factors is undefined for a class, null in the file and left out here."""
-    for name, value in record["files"][0]["mean"].items():
+    first = record["files"][0]
+    for name, value in first["mean"].items():
         if value is not None:
-            yield Value(f"disentanglement, {name}", value)
+            yield Value(f"disentanglement, {name}{_place(first)}", value)
 
 
 def nll_values(record: dict) -> Iterator[Value]:
@@ -65,16 +72,16 @@ def nll_values(record: dict) -> Iterator[Value]:
         name = "nll_lattice" if entry["kind"] == "lattice" else "nll"
         bits_per_nat = entry[f"{name}_bpd"] / entry[f"{name}_nats"]
         unit, scale = ("nats", 1.0) if entry["kind"] == "continuous" else ("bpd", bits_per_nat)
-        label = f"{name}_{unit}, {entry['bound']}, {entry['branch']}"
+        label = f"{name}_{unit}, {entry['bound']}, {entry['branch']}{_place(record)}"
         yield Value(label, entry[f"{name}_nats"] * scale, entry["se_nats"] * scale)
         if "excess_nats" in entry:
-            yield Value(f"excess_nats, {entry['bound']}, {entry['branch']}", entry["excess_nats"], entry["excess_se"])
+            yield Value(label.replace(f"{name}_{unit}", "excess_nats"), entry["excess_nats"], entry["excess_se"])
 
 
 def information_values(record: dict) -> Iterator[Value]:
     """The interval of every tau, errors within it, and what the denoiser uses, which is no estimate of I(x; z)."""
     for part in record["over_tau"] or [record]:
-        noise = "" if part["tau"] is None else f", tau {part['tau']:g}"
+        noise = ("" if part["tau"] is None else f", tau {part['tau']:g}") + _place(record)
         for k, end in enumerate(("at least", "at most")) if part["bracket_nats"] else ():
             yield Value(f"I(x; z){noise}, {end}, nats", part["bracket_nats"]["interval"][k])
         for form in ("difference", "orthogonal") if "usable_nats" in part else ():
@@ -107,10 +114,15 @@ def measured(folder: Path, checkpoint: Path, checkpoint_hash: str) -> tuple[list
             continue
         try:
             record = read_json(path)
-            if not hashes_in(record) <= {checkpoint_hash}:
+            if name == "fid.json":  # an entry for each folder of images
+                others = [entry for entry in record if not hashes_in(record[entry]) <= {checkpoint_hash}]
+                left_out += [f"{path}: '{entry}' is of another checkpoint" for entry in others]
+                record = {entry: value for entry, value in record.items() if entry not in others}
+            elif not hashes_in(record) <= {checkpoint_hash}:
                 left_out.append(f"{path} is of another checkpoint")
                 continue
-            found.append(Measured(path, list(values(record)), command_of(name, record, checkpoint)))
+            if record:
+                found.append(Measured(path, list(values(record)), command_of(name, record, checkpoint)))
         except CommandError as error:
             left_out.append(str(error))
         except (KeyError, IndexError, TypeError, AttributeError):

@@ -17,6 +17,7 @@ import numpy as np
 import config as config_module
 from commandline import Parser
 from config import Command, Config, integer
+from metrics.measured import hashes_in
 from modes.export import training_command
 from scripts import report_page as page
 from scripts import report_sources as sources
@@ -80,9 +81,9 @@ def verdicts(experiments: list[Experiment]) -> str:
                 continue
             lines += [page.note(f"{of}failed check in {name}: {check}: {detail}", "failed")
                       for check, passed, detail in sources.checks(record) if not passed]
-            other = record.get("checkpoint_hash")
-            if other is not None and other != one.hash:
-                lines.append(page.note(f"{of}{name} was measured on another checkpoint "
+            parts = record.items() if name == "fid.json" else [("", record)]  # an entry for each folder of images
+            for entry in [entry for entry, part in parts if not hashes_in(part) <= {one.hash}]:
+                lines.append(page.note(f"{of}{name}{entry and f', {entry},'} was measured on another checkpoint "
                                        f"({record.get('checkpoint', 'unnamed')}), not on {one.path}", "care"))
     return "".join(lines)
 

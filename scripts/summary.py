@@ -9,31 +9,44 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 from commandline import Parser
 from metrics.disentanglement import interval
-from metrics.measured import READERS, Value
+from metrics.measured import READERS, Value, hashes_in
 from utils import CommandError, atomic, exit_status, read_json, write_json
 
 PROG = "python -m scripts.summary"
 SMALLER = ("FID", "KID", "nll", "excess")  # measures of which less is better; squared errors besides
 
 
-def read_run(folder: Path) -> dict[str, Value]:
-    """What the result files of one folder say, by measure. Raises CommandError where there are none."""
+class Run(NamedTuple):
+    """What the result files of one folder say: values by measure, and of which checkpoints they are."""
+
+    values: dict[str, Value]
+    hashes: set[str]
+
+
+def read_run(folder: Path) -> Run:
+    """Raises CommandError where a folder holds no results. Says where they are not all of one checkpoint."""
     if not folder.is_dir():
         raise CommandError(f"{folder} is not a folder of results")
-    found = {}
+    run = Run({}, set())
     for name, values in READERS.items():
         if (folder / name).exists():
             try:
-                found |= {value.measure: value for value in values(read_json(folder / name))}
+                record = read_json(folder / name)
+                run.values.update({value.measure: value for value in values(record)})
+                run.hashes.update(hashes_in(record))
             except (KeyError, IndexError, TypeError, AttributeError):
                 raise CommandError(f"{folder / name} is not of this program's making: make it again") from None
-    if not found:
+    if not run.values:
         raise CommandError(f"{folder} holds no results: {', '.join(READERS)}")
-    return found
+    if len(run.hashes) > 1:
+        print(f"{folder}: its results are of {len(run.hashes)} checkpoints", file=sys.stderr)
+    return run
 
 
 def experiment_of(folder: Path) -> str:
@@ -48,11 +61,15 @@ def summarise(folders: list[Path]) -> dict[str, dict]:
 
     ci95 is half the width of Student's 95 % interval of the mean.
     """
-    groups: dict[str, dict[Path, dict[str, Value]]] = {}
-    for folder in folders:
+    groups: dict[str, dict[Path, Run]] = {}
+    for folder in {folder.resolve(): folder for folder in folders}.values():  # a folder counts once
         groups.setdefault(experiment_of(folder), {})[folder] = read_run(folder)
-    return {name: {"runs": [str(folder) for folder in runs], "measures": over_runs(list(runs.values()))}
-            for name, runs in groups.items()}
+    for runs in groups.values():
+        for one, other in combinations(runs, 2):
+            if runs[one].hashes & runs[other].hashes and runs[one].values.keys() & runs[other].values.keys():
+                raise CommandError(f"{one} and {other} measure the same checkpoint: give one of them")
+    return {name: {"runs": [str(folder) for folder in runs],
+                   "measures": over_runs([run.values for run in runs.values()])} for name, runs in groups.items()}
 
 
 def over_runs(runs: list[dict[str, Value]]) -> dict[str, dict]:
@@ -101,14 +118,14 @@ def table(summary: dict[str, dict]) -> str:
     return "\n".join([*lines, "", "± over n runs: half the 95 % interval of the mean; of one run: standard error."])
 
 
-def write(folders: list[Path], output: Path) -> str:
-    """Write the summary of result folders to `output`.md and .json; the table, to print."""
-    summary = summarise(list(dict.fromkeys(folders)))
+def write(folders: list[Path], output: Path, key: str | None = None) -> str:
+    """Write the summary of result folders to `output`.md and .json; the table, to print, or what is `best` by a key."""
+    summary = summarise(folders)
     text = table(summary)
     with atomic(output.with_name(output.name + ".md")) as temporary:
         temporary.write_text(text + "\n")
     write_json(output.with_name(output.name + ".json"), summary)
-    return text
+    return best(summary, key) if key else text
 
 
 def _run(argv: list[str]) -> None:
@@ -118,8 +135,7 @@ def _run(argv: list[str]) -> None:
                         help="files to write, without .md and .json (default: results/summary)")
     parser.add_argument("--best", metavar="KEY", help="list the experiments by the measure whose name holds KEY")
     args = parser.parse_args(argv)
-    text = write(args.folders, args.output)
-    print(best(summarise(list(dict.fromkeys(args.folders))), args.best) if args.best else text)
+    print(write(args.folders, args.output, args.best))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,8 +4,9 @@
 
 Flags before `--` are swept, each over its values; those after it belong to every run, as run.py takes them, and to
 the measurements that read them. A run is
-an experiment of its own (--tag seedN). Called again, the sweep goes on: finished trainings and measurements are kept.
-What the runs print goes to results/sweep/NAME.log. Leaves results/sweep.md and .json, as scripts.summary writes them.
+an experiment of its own (--tag seedN). Called again, the sweep goes on: finished trainings are kept, and measurements
+of the same checkpoint by the same command lines, which results/sweep/NAME.json tells; what the runs print goes to
+NAME.log beside it. Leaves results/sweep.md and .json, as scripts.summary writes them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from commandline import Parser
 from config import MODES, PROGRAM, Command, Config, integer, reads
 from dataset import registry
 from scripts import summary
-from utils import CommandError, exit_status
+from utils import CommandError, exit_status, file_hash, read_json, write_json
 
 PROG = "scripts.sweep"
 SUITE = Path(__file__).resolve().parents[1]
@@ -129,28 +130,50 @@ def measures_of(run: Run, wanted: list[str] | None) -> list[str]:
 
 def carry_out(run: Run, wanted: list[str] | None, threads: int) -> str:
     """Train and measure one run. Returns what went wrong, or ''."""
-    log = Path("results", "sweep", run.command.config.experiment.replace("/", "-") + ".log")
+    name = run.command.config.experiment
+    log = Path("results", "sweep", name.replace("/", "-") + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
-    steps = ["train"]
+    if failed := _step(run, "train", log, threads):
+        return failed
+    newest = max(run.checkpoints.glob("model-*.pth"), key=_epoch)
+    if _epoch(newest) > run.command.config.epochs:
+        return f"{name}: {newest} is of a longer run than --epochs {run.command.config.epochs}: add --tag NAME"
+    notes = log.with_suffix(".json")
+    known = read_json(notes) if notes.exists() else {}
+    done = set()  # steps that measures share
     for measure in measures_of(run, wanted):
-        if not _is_fresh(run.results / f"{measure}.json", run.checkpoints):
-            steps += [step for step in STEPS[measure] if step not in steps]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    with open(log, "a") as file:
-        for step in steps:
-            words = run.words(step)
-            print("+", *words, file=file, flush=True)
-            done = subprocess.run([sys.executable, str(SUITE / words[0]), *words[1:]], stdout=file, stderr=file,
-                                  env=environment)
-            if done.returncode:
-                return f"{run.command.config.experiment}: {step} ended with status {done.returncode}: see {log}"
+        if known.get(measure) == _made(run, measure, newest):
+            continue
+        for step in [step for step in STEPS[measure] if step not in done]:
+            if failed := _step(run, step, log, threads):
+                return failed
+            done.add(step)
+        known[measure] = _made(run, measure, newest)
+        write_json(notes, known)
     return ""
 
 
-def _is_fresh(result: Path, checkpoints: Path) -> bool:
-    """Whether a result file is younger than every checkpoint."""
-    trained = max((path.stat().st_mtime for path in checkpoints.glob("model-*.pth")), default=float("inf"))
-    return result.is_file() and result.stat().st_mtime >= trained
+def _made(run: Run, measure: str, checkpoint: Path) -> dict:
+    """What a measurement is made by, and of, and what it left: of one that is kept all three are the same."""
+    results = sorted(run.results.glob(f"{measure}*.json"))
+    return {"commands": [" ".join(run.words(step)) for step in STEPS[measure]], "checkpoint": file_hash(checkpoint),
+            "results": {path.name: file_hash(path) for path in results}}
+
+
+def _epoch(checkpoint: Path) -> int:
+    return int(checkpoint.stem.split("-")[1])
+
+
+def _step(run: Run, step: str, log: Path, threads: int) -> str:
+    """Carry out a mode or a program. Returns what went wrong, or ''."""
+    words = run.words(step)
+    with open(log, "a") as file:
+        print("+", *words, file=file, flush=True)
+        done = subprocess.run([sys.executable, str(SUITE / words[0]), *words[1:]], stdout=file, stderr=file,
+                              env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    if done.returncode:
+        return f"{run.command.config.experiment}: {step} ended with status {done.returncode}: see {log}"
+    return ""
 
 
 def _run(argv: list[str]) -> int:

@@ -293,6 +293,33 @@ def test_a_sweep_of_which_a_run_failed_says_so_by_its_status(in_tmp, monkeypatch
     assert sweep.main(["--mmd_weight", "0.2", "0.1", "--seeds", "1", "--", "--dataset", "digits", "--tag", "b"]) == 0
 
 
+def test_a_sweep_measures_again_what_another_command_line_made(in_tmp, monkeypatch):
+    ran = []
+
+    def step(run, name, log, threads):
+        ran.append(name)
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        (run.checkpoints / "model-2.pth").write_text("weights")
+        if name == "nll":
+            write_json(run.results / "nll.json", run.words(name))
+        return ""
+
+    def carry_out(*words):
+        ran.clear()
+        (run,) = sweep.runs_of({"ema_decay": ["0.9"]}, 1, ["--model", "vanilla", "--dataset", "scg", *words])
+        return sweep.carry_out(run, None, 1), list(ran)
+
+    monkeypatch.setattr(sweep, "_step", step)
+    assert carry_out("--epochs", "2") == ("", ["train", "nll"])
+    assert carry_out("--epochs", "2") == ("", ["train"])
+    assert carry_out("--epochs", "2", "--npoints", "7") == ("", ["train", "nll"])
+    (result,) = Path("results").rglob("nll.json")
+    write_json(result, "of another command in between")
+    assert carry_out("--epochs", "2", "--npoints", "7") == ("", ["train", "nll"])
+    said, steps = carry_out("--epochs", "1")
+    assert "of a longer run than --epochs 1" in said and steps == ["train"]
+
+
 @pytest.mark.slow
 def test_a_sweep_trains_measures_and_goes_on(in_tmp, capsys):
     words = ("--mmd_weight 0.01 0.1 --seeds 2 -- --dataset digits --a_dim 4 --epochs 1 --max_steps 3 --batch_size 64 "
