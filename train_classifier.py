@@ -63,6 +63,8 @@ def _numbered(labels: np.ndarray, path: Path) -> np.ndarray:
     labels = labels[:, None] if labels.ndim == 1 else labels
     if labels.ndim != 2 or labels.shape[1] == 0 or labels.dtype.kind not in "fiub":
         raise CommandError(f"{path} has no labels: this data set has none to classify")
+    if not np.isfinite(labels).all():
+        raise CommandError(f"{path} has labels that are NaN or infinite: leave their rows out")
     return np.stack([np.unique(column, return_inverse=True)[1] for column in labels.T], axis=1)
 
 
@@ -186,6 +188,15 @@ def differences(results: dict[str, dict]) -> dict[str, dict]:
             for name in BASELINES if name in results and "z" in results}
 
 
+def label_score(one: dict) -> str:
+    """Of one label; where not every fold could score it, that it is not in the average over labels."""
+    scored = len(one["folds"]) - one["folds"].count(None)
+    if not scored:
+        return "constant"
+    left_out = f"  (scored in {scored} of {len(one['folds'])} folds: not in the average)"
+    return f"{one['mean']:.4f}" + (left_out if None in one["folds"] else "")
+
+
 def table(record: dict) -> str:
     """A row an input, with what z is above it; where there are several labels a row a label."""
     results = record["inputs"]
@@ -201,8 +212,7 @@ def table(record: dict) -> str:
                      f"{result['dimensions']} dimensions{used}{axes}; chance {result['chance']:.3f})"
                      + (f"  z - {name} {above['mean']:+.4f} +- {above['se']:.4f}" if above else ""))
         if len(result["per_label"]) > 1:
-            lines += [f"    {one['name']:24s} " + ("constant" if one["mean"] is None else f"{one['mean']:.4f}")
-                      for one in result["per_label"]]
+            lines += [f"    {one['name']:24s} {label_score(one)}" for one in result["per_label"]]
     return "\n".join(lines)
 
 
@@ -254,18 +264,17 @@ def _train_images(command: configuration.Command, own) -> None:
         lambda rows: train.batch(rows, device), labels, heads, train.shape, cfg.epochs, cfg.batch_size,
         cfg.learning_rate if "learning_rate" in command.given else 1e-3, own.width, cfg.r_seed, device, cfg.max_steps,
     )
-    right = classification.accuracy(network, lambda rows: test.batch(rows, device), test_labels, heads)
+    right = classification.right_answers(network, lambda rows: test.batch(rows, device), test_labels, heads)
     save_checkpoint(path, {
         "kind": "classifier",
         "model": {name: value.cpu() for name, value in network.state_dict().items()},
         "config": {"channels": train.shape[0], "size": train.shape[1], "classes": sum(heads), "width": own.width},
         "dataset": cfg.dataset, "data": registry.identity(train), "call": configuration.call_of(command, own),
         "heads": heads, "seed": cfg.r_seed,
-        "accuracy": float(np.mean(right)), "accuracy_per_label": right,
+        "accuracy": float(right.mean()), "accuracy_per_label": right.mean(axis=0).tolist(),
     })
-    accuracy = np.mean(right)
-    error = np.sqrt(accuracy * (1 - accuracy) / len(test))
-    print(f"accuracy {accuracy:.4f} +- {error:.4f} on {len(test)} test images ({cfg.dataset}) -> {path}")
+    error = right.mean(axis=1).std(ddof=1) / np.sqrt(len(test))  # labels of one image go together
+    print(f"accuracy {right.mean():.4f} +- {error:.4f} on {len(test)} test images ({cfg.dataset}) -> {path}")
 
 
 def _run(argv: list[str]) -> None:

@@ -39,8 +39,10 @@ def evaluate(inputs: np.ndarray, labels: np.ndarray, names: list[str], classifie
 
     Inputs are standardised by the training fold. A label that takes one value in a training fold, or whose AUROC is
     not defined on the held-out rows, is not scored on that fold (None). Returns measure, chance (accuracy of the most
-    frequent value, or .5), per_label [{name, mean, sd, folds, C}], folds, and mean, sd and se (`fold_error`) of the
-    average over labels. Raises CommandError where inputs and labels do not go together.
+    frequent value, or .5), per_label [{name, mean, sd, folds, C}], averaged (the names of the labels that every fold
+    scores), folds, and mean, sd and se (`fold_error`) of the average over these labels: one that some folds leave out
+    would make them averages of different things. Raises CommandError where inputs and labels do not go together, and
+    where there is no label that every fold scores.
     """
     _check(inputs, labels, folds)
     attributes = bool(labels.max() <= 1)
@@ -52,15 +54,18 @@ def evaluate(inputs: np.ndarray, labels: np.ndarray, names: list[str], classifie
             train, test = _components(train, test, components, seed)
         scores[fold], costs[fold] = _score_fold(train, labels[part != fold], test, labels[part == fold], attributes,
                                                 classifier, seed, jobs, axes, device)
-    scored = ~np.isnan(scores).all(axis=1)
-    averages = [float(np.nanmean(of_fold)) for of_fold in scores[scored]]
-    shares = [np.bincount(column).max() / len(column) for column in labels[:, ~np.isnan(scores).all(axis=0)].T]
+    everywhere = ~np.isnan(scores).any(axis=0)
+    if not everywhere.any():
+        raise CommandError("no label takes several values in every fold: lower --folds, or save more (--num_images)")
+    averages = scores[:, everywhere].mean(axis=1).tolist()
+    shares = [np.bincount(column).max() / len(column) for column in labels[:, everywhere].T]
     dimensions = train.shape[1]
     return {
         "measure": "auroc" if attributes else "accuracy", "classifier": classifier, "rows": len(inputs),
         "dimensions": dimensions, "axes": min(axes, dimensions),
         "chance": 0.5 if attributes else float(np.mean(shares)),
         "per_label": [_summary(*column) for column in zip(names, scores.T, costs.T, strict=True)],
+        "averaged": [name for name, there in zip(names, everywhere, strict=True) if there],
         "folds": averages, "mean": float(np.mean(averages)), "sd": float(np.std(averages, ddof=1)),
         "se": fold_error(averages),
     }
@@ -321,12 +326,12 @@ def train_images(batch: Callable[[np.ndarray], Tensor], labels: np.ndarray, head
 
 
 @torch.no_grad()
-def accuracy(network: modules.Classifier, batch: Callable[[np.ndarray], Tensor], labels: np.ndarray,
-             heads: list[int]) -> list[float]:
-    """Share of rows whose label each head gets right. -> K numbers"""
-    right = np.zeros(len(heads))
+def right_answers(network: modules.Classifier, batch: Callable[[np.ndarray], Tensor], labels: np.ndarray,
+             heads: list[int]) -> np.ndarray:
+    """Whether each head gets a row's label right. -> bool [N, K]"""
+    right = []
     for rows in np.array_split(np.arange(len(labels)), -(-len(labels) // 256)):
         parts = network(batch(rows)).split(heads, dim=1)
         guesses = torch.stack([part.argmax(1) for part in parts], dim=1).cpu().numpy()
-        right += (guesses == labels[rows]).sum(axis=0)
-    return (right / len(labels)).tolist()
+        right.append(guesses == labels[rows])
+    return np.concatenate(right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,14 +80,15 @@ def chosen_label(dataset: registry.Dataset, name: str | None) -> tuple[int, int]
 
 
 def known_labels(dataset: registry.Dataset) -> dict[str, tuple[int, int]]:
-    """{name: (column, value)} of all that is there or not: every class, attribute or value of a factor."""
-    columns = column_names(dataset)
-    if not columns or dataset.spec.labels == "attributes":
-        return {name: (k, 1) for k, name in enumerate(columns)}
-    whole = dataset.spec.labels == "class"  # its values are named by themselves
-    return {name if whole else f"{column}={name}": (k, value)
-            for k, (column, names) in enumerate(zip(columns, class_names(dataset), strict=True))
-            for value, name in enumerate(names)}
+    """{name: (column, value)} of all that is there or not: every class, every attribute that is 0 or 1, and by
+    column=value every value of the others."""
+    found, kind, columns = {}, dataset.spec.labels, column_names(dataset)
+    for k, (column, values) in enumerate(zip(columns, class_names(dataset), strict=True) if columns else ()):
+        if kind == "attributes" and not any(re.search(r"[^\d.+-]", value) for value in values):
+            found[column] = (k, 1)
+        else:  # classes are named by themselves
+            found |= {name if kind == "class" else f"{column}={name}": (k, value) for value, name in enumerate(values)}
+    return found
 
 
 def _refuse_constant(positive: np.ndarray, name: str, there: int) -> None:

@@ -82,20 +82,21 @@ def latent_quality(command: Command) -> None:
               attr_names=label_arrays(dataset, count)["attr_names"], split=np.array(dataset.split),
               **origin(trained))
     folder = config_module.folder(config, "imgs") / "latent_quality"
-    draw_quality(x, x_T, back, draws, folder, config.format)
+    draw_quality(x, x_T, back, draws, dataset.split, folder, config.format)
     print(f"{count} images by {coder.sampler}, {len(coder.grid) - 1} steps, and its inversion")
     for name in ("inferred", "random"):
         print(f"{name:8} x_T: " + ", ".join(shown(measure, record[name]) for measure in ("mse", "psnr", "ssim")))
     print(f"{path}; pictures in {folder}")
 
 
-def draw_quality(x: Tensor, x_T: Tensor, back: Tensor, draws: list[Tensor], folder: Path, form: str) -> None:
+def draw_quality(x: Tensor, x_T: Tensor, back: Tensor, draws: list[Tensor], split: str, folder: Path,
+                 form: str) -> None:
     """Two sheets, a column an image: the reconstructions, and the inferred x_T."""
     shown = range(min(SHOWN_IMAGES, len(x)))
     rows = {"image": x, "inferred x_T": back} | {f"random x_T, {i + 1}": draw for i, draw in enumerate(draws[:8])}
     noise = {"image": x, "inferred x_T": x_T / 3}  # three deviations fill the range of grey
-    for name, title, found in (("reconstructions", "Reconstructions of test images", rows),
-                               ("inferred_x_T", "x_T of test images", noise)):
+    for name, title, found in (("reconstructions", f"Reconstructions of {split} images", rows),
+                               ("inferred_x_T", f"x_T of {split} images", noise)):
         pixels = np.concatenate([plots.to_uint8(row[: len(shown)]) for row in found.values()])
         plots.labelled_sheet(pixels, list(map(str, shown)), list(found), title, folder / f"{name}.{form}")
 

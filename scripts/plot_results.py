@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 import config as config_module
@@ -35,11 +36,17 @@ def gather(places: list[str]) -> list[dict]:
         if not found:
             raise CommandError(f"{place} is no result file, and no folder with nll.json or mutual_info.json in it")
         files += found
-    records = [{"file": file, **read_json(file)} for file in files]
+    records = [{"file": file, **read_json(file)} for file in dict.fromkeys(files)]
     for record in records:
         if record.get("mode") not in ("nll", "mutual_info"):
             raise CommandError(f"{record['file']} was not written by --mode nll or --mode mutual_info")
         record["config"] = config_module.Config(**record["config"])
+        record["name"] = record["config"].experiment
+    for mode in ("nll", "mutual_info"):  # the same experiment twice, by its file
+        own = [record for record in records if record["mode"] == mode]
+        twice = {name for name, count in Counter(record["name"] for record in own).items() if count > 1}
+        for record in own:
+            record["name"] += f" ({record['file'].parent})" if record["name"] in twice else ""
     return records
 
 
@@ -52,7 +59,7 @@ def draw_bounds(records: list[dict], output: Path) -> None:
     """Error curves and bounds of the nll.json records."""
     shapes, rows, names = {}, [], []
     for record in records:
-        name = record["config"].experiment
+        name = record["name"]
         shapes |= {f"{name}, {branch}": curve for branch, curve in record["curves"].items()}
         rows, names = rows + record["entries"], names + [name] * len(record["entries"])
     plots.error_curves(shapes, output / "errors.png", "denoising error")
@@ -85,7 +92,7 @@ def place_of(record: dict, by: str):
 
 def draw_information(records: list[dict], output: Path, by: str | None) -> None:
     """Intervals of I(x; z) and usable information, an experiment a place; noisy latents as curves over tau besides."""
-    parts = [f"## {record['config'].experiment}\n\n{information_table(record)}" for record in records]
+    parts = [f"## {record['name']}\n\n{information_table(record)}" for record in records]
     write_text(output / "information.md", "\n\n".join(parts))
     if by:
         records = sorted(records, key=lambda record: place_of(record, by))
@@ -106,7 +113,7 @@ def draw_information(records: list[dict], output: Path, by: str | None) -> None:
     noisy = {}  # intervals
     for record in filter(lambda record: record["over_tau"], records):
         taus = [part["tau"] for part in record["over_tau"]]
-        noisy[record["config"].experiment] = taus, *zip(*(part["bracket_nats"]["interval"]
+        noisy[record["name"]] = taus, *zip(*(part["bracket_nats"]["interval"]
                                                           for part in record["over_tau"]), strict=True)
     if noisy:
         plots.lines({}, output / "information_tau.png", "I(x; z + tau noise), from .. to", "tau, in deviations of z",

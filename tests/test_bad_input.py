@@ -365,6 +365,7 @@ RUN_CHECKPOINTS = [
     ("--mode interpolate --img_id 1 2 3", "--img_id"),
     ("--mode interpolate --img_id 1 pictures/dead-link/05.png", "05.png"),
     ("--mode nll", "--z_dropout"),
+    ("--mode mutual_info --curve_steps 5 --split train", "--curve_steps"),
     ("--mode nll --model vanilla --ensemble nowhere.pth", "nowhere.pth"),
     ("--mode nll --model vanilla --ensemble a-file", "a-file"),
     ("--mode nll --model vanilla --ensemble models/line_2d_0.1mmd_4steps_4unet_4enc/model-1.pth", "--ensemble"),
@@ -380,6 +381,7 @@ RUN_CHECKPOINTS = [
 
 PROGRAM_LINES = [
     ("gen_fid_stats digits", "FOLDER"),
+    ("gen_fid_stats digits pictures/sound --split test", "--split test"),
     ("gen_fid_stats", "NAME"),
     ("gen_fid_stats x pictures/none", "pictures/none"),
     ("gen_fid_stats x pictures/empty", "pictures/empty"),

@@ -1,6 +1,8 @@
 """A model from Python: `load`, and what can be asked of it; the same numbers as the modes."""
 
+import copy
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,13 @@ from PIL import Image
 
 import run
 import train_classifier
+from diffusion import SimpleObjective, linear_schedule
 from experiment import load
 from experiment.measuring import Sample, codes_of, stratified_se
-from experiment.validation import validation_curve
+from experiment.validation import validation, validation_curve
 from utils import CommandError, read_json, read_npz
 
-EXP = "digits_2d_0.1mmd_4steps_4unet_4enc"
+EXP, VANILLA = "digits_2d_0.1mmd_4steps_4unet_4enc", "digits_4steps_4unet"
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +133,22 @@ def test_the_error_of_a_mean_over_strata_does_not_count_their_slope():
     true, found = terms.mean(1).std().item(), stratified_se(terms)
     assert true < found.mean().item() < 1.2 * true < terms.std(1).mean().item() / 50**0.5 / 5
     assert stratified_se(terms[:, :1]).isnan().all()
+    ends = torch.randn(4000, 4, generator=generator) * torch.tensor([4.0, 1.0, 1.0, 4.0])
+    assert stratified_se(ends).square().mean().sqrt() > 0.75 * ends.mean(1).std()  # with half the weight: .66
+
+
+def test_the_error_of_a_held_out_loss_is_its_spread_over_noise(place):
+    """Fault: log-SNRs that are spread evenly over the rows were taken for independent ones."""
+    trained = load(f"models/vanilla/{VANILLA}", "cpu")
+    ideal = copy.deepcopy(trained.model)
+    del ideal.network
+    ideal.network = ideal.gaussian.denoise  # its error rises from 0 to 1 with the log-SNR
+    ideal.objective = SimpleObjective(linear_schedule(1e-4, 0.02, 1000))
+    held_out, found = trained.load_data("val"), []
+    for seed in range(16):
+        found.append(validation(ideal, held_out, replace(trained.config, r_seed=seed), torch.device("cpu"), 1.0))
+    spread = np.std([one["val"]["denoise"] for one in found], ddof=1)
+    assert 0.7 * spread < np.mean([one["val_se"]["denoise"] for one in found]) < 1.4 * spread
 
 
 def test_what_has_no_likelihood_says_so(place, model):

@@ -104,6 +104,19 @@ def test_constant_and_rare_labels_are_scored_without_nan(classifier):
     assert np.isfinite(evaluate(np.random.default_rng(0).normal(size=(100, 3)), factors, classifier)["mean"])
 
 
+def test_the_average_is_over_labels_that_every_fold_scores():
+    """Fault: a fold that could not score the rare label was averaged with those that could."""
+    generator = np.random.default_rng(0)
+    labels = np.stack([np.arange(200) % 2, np.zeros(200, int)], axis=1)
+    labels[:3, 1] = 1  # in three of five folds at most
+    codes = labels[:, :1] + 0.1 * generator.normal(size=(200, 1))
+    result = evaluate(codes, labels, folds=5)
+    assert result["averaged"] == ["label 0"] and None in result["per_label"][1]["folds"]
+    assert min(result["folds"]) == result["mean"] == 1
+    with pytest.raises(CommandError, match="--folds"):
+        evaluate(codes, labels[:, 1:], folds=5)
+
+
 def test_chance_is_of_the_labels_that_are_scored():
     generator = np.random.default_rng(0)
     labels = np.stack([np.zeros(300, int), np.arange(300) % 3, np.arange(300) % 6], axis=1)  # the first is constant

@@ -30,6 +30,9 @@ def test_names_stand_for_classes_attributes_and_values_of_factors():
     assert module.chosen_label(registry.load("digits", "val"), "3") == (0, 3)
     people = labelled("attributes", ("Young", "Smiling"), np.array([[0, 1], [1, 0]]))
     assert module.chosen_label(people, "Smiling") == (1, 1)
+    words = labelled("attributes", ("glasses", "Young"), np.array([[0, 1]]),
+                     value_names=(("with", "without"), ("-1", "1")))
+    assert module.known_labels(words) == {"glasses=with": (0, 0), "glasses=without": (0, 1), "Young": (1, 1)}
     scenes = labelled("factors", ("scale", "shape"), np.array([[0, 1]]), value_names=(("0", "1"), ("cube", "ball")))
     assert module.known_labels(scenes) == {"scale=0": (0, 0), "scale=1": (0, 1), "shape=cube": (1, 0),
                                            "shape=ball": (1, 1)}

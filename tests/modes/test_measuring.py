@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ import plots
 from dataset import points, registry
 from diffusion import Gaussian, LogSNRProposal
 from experiment import Trained, batches_of, build_fresh, fit_gaussian, load_data, measuring, prepare
+from experiment.measuring import Sample
 from information import interval
-from modes import maps, mutual_info, nll
+from modes import by_logsnr, maps, mutual_info, nll
 from run import main
 from run import main as run_main
 from scripts import plot_results
@@ -252,6 +254,22 @@ def test_the_curve_over_logsnr_of_codes_and_labels(tmp_path, capsys):
     assert "I(x_a; class) >=" in shown and "where the information lies" in shown
 
 
+def test_the_two_networks_of_a_curve_are_fitted_to_different_rows(tmp_path, monkeypatch):
+    """Fault: what both had learnt by heart of the same rows stood in the maps as information."""
+    run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "moons", "--a_dim", "2", "--num_images", "60")
+    curves, fitted = by_logsnr.Curves(run, Sample.of(run, "test")), []
+
+    def fit(network, batch_at, count, *rest):
+        fitted.append(batch_at(torch.arange(count))[0])
+        return network
+
+    monkeypatch.setattr(by_logsnr, "fit", fit)
+    z = torch.zeros(len(curves.x), 2)
+    curves.nats(lambda: curves.critic(z), lambda x, index: torch.zeros(len(x), 2), z, ["z"])
+    rows = [{tuple(row.tolist()) for row in x} for x in fitted]
+    assert not rows[0] & rows[1] and len(rows[0] | rows[1]) == curves.training.count
+
+
 @pytest.mark.slow
 def test_maps_of_labels_and_of_what_the_denoiser_uses_stand_beside_the_renderer_s_masks(tmp_path):
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "shapes3d", "--input_size", "8", "--z_from",
@@ -307,6 +325,9 @@ def test_plot_results_draws_from_result_files_alone(tmp_path, capsys, monkeypatc
     assert plot_results.main([str(tmp_path / "results"), "--output", str(output), "--by", "a_dim"]) == 0
     drawn = {path.name for path in output.iterdir()}
     assert {"errors.png", "bounds.md", "information.md", "information.png"} == drawn
+    shutil.copytree(tmp_path / "results", tmp_path / "other")
+    records = plot_results.gather([str(tmp_path / "results"), str(tmp_path / "other")])
+    assert len({record["name"] for record in records if record["mode"] == "nll"}) == 2  # one experiment, two files
     assert plot_results.main([str(tmp_path / "nothing"), "--output", str(output)]) == 2
     assert "nothing is no result file" in capsys.readouterr().err
 
