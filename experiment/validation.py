@@ -60,7 +60,7 @@ def validation(model: nn.Module, held_out: registry.Dataset, config: Config, dev
     """
     rows = range(min(len(held_out), VALIDATION_ROWS))
     values: dict[str, list[Tensor]] = {}
-    units = []  # of which the rows' log-SNRs are quantiles
+    units, sizes = [], []  # of each batch: whose quantiles its log-SNRs are; its rows
     batch = config.batch_size if config.has_latent else _validation_batch(held_out, config)  # the MMD is of a batch
     for indices, x in batches_of(held_out, batch, device, rows):
         if config.has_latent and len(x) < model.latent.smallest_batch:
@@ -68,19 +68,33 @@ def validation(model: nn.Module, held_out: registry.Dataset, config: Config, dev
         given = None if held_out.given is None else torch.from_numpy(held_out.given[indices.numpy()]).to(device)
         rng = Rng(config.r_seed, indices.to(device))
         units.append(rng.spread("logsnr"))
+        sizes.append(len(x))
         for name, term in model(x, rng, given, progress).items():
             values.setdefault(name, []).append(term.double().reshape(-1))
-    joined = {name: torch.cat(parts) for name, parts in values.items()}
-    means = {name: value.mean().item() for name, value in joined.items()}
-    order = torch.cat(units).argsort()  # rows are strata of the log-SNR, and the batches much alike
-    errors = {name: stratified_se(v[order][None]).item() if len(v) == len(order) else average(v).se
-              for name, v in joined.items() if len(v) > 1}
+    means, errors = _over_rows(values, units, sizes) if sizes else ({}, {})
     if config.loss == "simple":
         return {"val": means, "val_se": errors}
     held_out_nll, curve = validation_curve(model, held_out, config, device, rows)
     name = "nll_given_z_nats" if config.model == "diff" else "nll_nats"  # p(x|z) is not p(x)
     means[name], errors[name] = held_out_nll
     return {"val": means, "val_se": errors, "curve": curve}
+
+
+def _over_rows(values: dict[str, list[Tensor]], units: list[Tensor], sizes: list[int]) -> tuple[dict, dict]:
+    """Means and standard errors of loss terms, given batch by batch: of each row, or one of a whole batch.
+
+    units   [B] of every batch, in (0, 1): rows in their order are strata of the log-SNR, and the batches much alike
+    """
+    order, rows = torch.cat(units).argsort(), sum(sizes)
+    weights = torch.tensor(sizes, dtype=torch.float64, device=order.device) * len(sizes) / rows  # the last may be less
+    means, errors = {}, {}
+    for name, parts in values.items():
+        value = torch.cat(parts)
+        per_row = len(value) == rows
+        means[name] = (value if per_row else value * weights).mean().item()
+        if len(value) > 1:
+            errors[name] = stratified_se(value[order][None]).item() if per_row else average(value).se
+    return means, errors
 
 
 def _validation_batch(held_out: registry.Dataset, config: Config) -> int:
