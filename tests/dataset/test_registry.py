@@ -212,6 +212,7 @@ def reachable(monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: contextlib.nullcontext())
 
 
+@pytest.mark.slow
 def test_what_can_be_downloaded_is_downloaded_and_then_read(tmp_path, monkeypatch):
     import torchvision
 

@@ -101,7 +101,7 @@ def test_fast_predictor_follows_boosted_trees():
         assert fast["disentanglement"] == pytest.approx(slow["disentanglement"], abs=0.08)
 
 
-@pytest.mark.parametrize("predictor", ["gbt", FOREST, "lasso", "fast"])
+@pytest.mark.parametrize("predictor", [pytest.param("gbt", marks=pytest.mark.slow), FOREST, "lasso", "fast"])
 def test_dci_leaves_out_a_constant_factor_and_is_never_nan(predictor):
     factors = factor_table(120, (3, 2))
     codes = noise(120, 3)

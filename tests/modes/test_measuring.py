@@ -240,7 +240,7 @@ def test_the_interval_of_z_that_comes_with_images(tmp_path, flags, truth):
 
 
 def test_the_curve_over_logsnr_of_codes_and_labels(tmp_path, capsys):
-    run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--num_images", "60", "--curve_steps", "2")
+    run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--num_images", "20", "--curve_steps", "2")
     mutual_info.measure_information(run)
     record = results(run, "mutual_info.json")
     assert set(record["by_logsnr"]) == {"z, tau 1", "class"}
