@@ -127,7 +127,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("sweeps", ["plain", "kernel"])
+@pytest.mark.parametrize("sweeps", [pytest.param("plain", marks=pytest.mark.slow), "kernel"])
 def test_fused_and_channels_last_the_result_and_its_gradients_are_the_same(name, sweeps):
     try:
         sweeps = (fused.Plain(),) if sweeps == "plain" else (fused.build_kernel()[0], winograd.build_winograd()[0])

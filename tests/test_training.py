@@ -183,8 +183,9 @@ def test_killed_around_a_checkpoint_after_the_log_was_written(name, before, tmp_
     assert metrics() == expected[2]
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"garbled",
-                                    lambda b: b[:50] + bytes(100) + b[150:]])
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:50] + bytes(100) + b[150:],
+                                    pytest.param(lambda b: b"", marks=pytest.mark.slow),
+                                    pytest.param(lambda b: b"garbled", marks=pytest.mark.slow)])
 def test_a_broken_last_checkpoint_falls_back_to_the_newest_sound_one(damage, tmp_path, capsys):
     expected = uncut(VANILLA, VANILLA_EXP, tmp_path)
     assert train(f"{VANILLA} --save_epochs 1") == 0

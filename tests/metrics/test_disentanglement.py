@@ -72,7 +72,7 @@ def test_dci_is_seeded_whatever_the_number_of_processes():
     assert (first["importance"] != other["importance"]).any()
 
 
-@pytest.mark.parametrize("predictor", ["gbt", FOREST, "lasso", "fast"])
+@pytest.mark.parametrize("predictor", [pytest.param("gbt", marks=pytest.mark.slow), FOREST, "lasso", "fast"])
 def test_dci_of_a_permutation_is_one(predictor):
     factors = factor_table(400, (4, 2, 3))
     score = dis.dci(*halves(standardise(factors)[:, [2, 0, 1]], factors), predictor=predictor, jobs=1)

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,10 @@ from utils import CommandError
 
 @pytest.fixture(autouse=True)
 def small_mixtures(monkeypatch):
-    """Mixtures of two components at most, fitted to few rows, and coarse maps: what is made of them is tested here."""
+    """Narrow networks, mixtures of two components at most, fitted to few rows, and coarse maps: what is made of them
+    is tested here."""
+    for name in ("digits", "moons", "shapes3d"):
+        monkeypatch.setitem(registry.SPECS, name, replace(registry.SPECS[name], width=8))
     monkeypatch.setattr(interval, "SIZES", (1, 2))
     monkeypatch.setattr(interval, "FITTED_ROWS", 1000)
     monkeypatch.setattr(maps, "POINTS", 1)
@@ -288,7 +292,7 @@ def test_maps_of_labels_and_of_what_the_denoiser_uses_stand_beside_the_renderer_
     assert (folder / "usable_maps.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("stochastic", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_interval_of_a_file_of_codes(tmp_path, stochastic, monkeypatch, capsys):
     # Three standard normal entries with noise: the capacity is the truth, 3/2 log(1 + 1/tau^2).
     codes = np.random.default_rng(1).normal(size=(2000, 3))

@@ -75,6 +75,7 @@ def refusal(call, *arguments):
 # Improved diffusion: names, shapes, sizes
 
 
+@pytest.mark.slow
 def test_listed_names_and_shapes_load_strictly(tmp_path):
     """The published CIFAR-10 state dict: every name and shape of the list, none besides."""
     rows = [line.split("\t") for line in LISTED.read_text().splitlines()]
