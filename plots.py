@@ -110,6 +110,11 @@ def axes(title: str, xlabel: str = "", ylabel: str = "", size: tuple[float, floa
     return figure, panel
 
 
+def say_spread(figure: Figure) -> None:
+    """What bars and bands are, in a corner."""
+    figure.text(0.995, 0.005, "bars, bands: ±2 standard errors", ha="right", va="bottom", fontsize=6, color="grey")
+
+
 def read_log(metrics: str | Path) -> list[dict]:
     """The lines of a metrics.jsonl that training wrote; half a line, or what else stands there, is passed over."""
     lines = []
@@ -141,7 +146,7 @@ def training_curve(metrics: str | Path, path: str | Path) -> None:
         held_out = [line.get("val", {}).get(name) for line in lines]
         if any(value is not None for value in held_out):
             panel.plot(epochs, held_out, "--", marker=marker, label="validation")
-        unit = lines[0]["unit"] if name == "denoise" else ""
+        unit = {"denoise": lines[0]["unit"], "loss": "weighted sum of the terms"}.get(name, "")
         for bound, label in BOUNDS.items():
             if name == "denoise" and bound in lines[0].get("val", {}):
                 panel.plot(epochs, [line["val"].get(bound) for line in lines], ":", label=label)
@@ -170,18 +175,21 @@ def error_curve(columns: dict[str, list[float]]) -> Figure:
 
 
 def scatter(points: np.ndarray, path: str | Path, title: str, labels: np.ndarray | None = None,
-            names: tuple[str, ...] = ()) -> None:
-    """Points [N, 2], coloured by their labels [N] where they have some."""
-    figure, panel = axes("", size=(5.6, 5))
+            names: tuple[str, ...] = (), across: str = "", up: str = "") -> None:
+    """Points [N, 2], coloured by their labels [N] where they have some; a few classes are named at their means."""
+    figure, panel = axes("", across, up, size=(5.6, 5))
     figure.suptitle(plain(title), fontsize=10)  # over the whole figure: a legend leaves the panel narrow
     if labels is None:
-        panel.scatter(*points.T, s=2, alpha=0.5, linewidths=0)
+        panel.scatter(*points.T, s=np.clip(4000 / len(points), 2, 40), alpha=0.5, linewidths=0)
     else:
         kinds = np.unique(labels)
         for place, kind in enumerate(kinds):
             name = names[kind] if kind < len(names) else str(kind)
             colour = colormaps["tab10"](place) if len(kinds) <= 10 else colormaps["viridis"](place / (len(kinds) - 1))
             panel.scatter(*points[labels == kind].T, s=8, alpha=0.7, linewidths=0, color=colour, label=plain(name))
+            if len(kinds) <= 15:
+                panel.text(*points[labels == kind].mean(0), plain(name), fontsize=8, ha="center", va="center",
+                           bbox={"facecolor": "white", "edgecolor": colour, "alpha": 0.8, "pad": 1.5})
         if len(kinds) <= 15:
             panel.legend(frameon=False, markerscale=2, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
     panel.set_aspect("equal", adjustable="datalim")
@@ -219,6 +227,8 @@ def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, y
         panel.minorticks_off()
     if len(series) + len(bands or {}) > 1:
         panel.legend(frameon=False, fontsize=8)
+    if any(len(curve) > 2 for curve in series.values()):
+        say_spread(figure)
     save(figure, path)
 
 
@@ -240,7 +250,7 @@ def sampler_panels(panels: dict[tuple[str, str], dict[str, tuple]], levels: dict
     for (spacing, measure), series in panels.items():
         panel = grid[("fid", "path").index(measure), spacings.index(spacing)]
         for name, (x, y, se) in series.items():
-            panel.errorbar(x, y, yerr=np.asarray(se), marker="o", markersize=3, capsize=2, linewidth=1.2,
+            panel.errorbar(x, y, yerr=2 * np.asarray(se), marker="o", markersize=3, capsize=2, linewidth=1.2,
                            color=f"C{names.index(name)}", label=name)
         if measure == "fid":
             panel.set_title(f"--spacing {spacing}", fontsize=9)
@@ -257,6 +267,7 @@ def sampler_panels(panels: dict[tuple[str, str], dict[str, tuple]], levels: dict
     grid[1][0].set_ylabel("distance to the exact flow's end")
     lines = {text: handle for handle, text in zip(*grid[0][0].get_legend_handles_labels(), strict=True)}
     figure.legend(lines.values(), lines.keys(), loc="outside right center", frameon=False, fontsize=8)
+    say_spread(figure)
     save(figure, path)
 
 
@@ -291,10 +302,12 @@ def error_curves(shapes: dict[str, dict], path: str | Path, title: str) -> None:
             _band(right, {"logsnr": curve["logsnr"], "mean": curve["gap"], "se": curve["gap_se"]}, label=plain(name))
     left.set(title=plain(title), xlabel="log-SNR", ylabel="E |eps - eps_hat|$^2$")
     right.axhline(0, color="black", linewidth=0.8)
-    right.set(title="gap below the Gaussian: twice the nats gained", xlabel="log-SNR")
+    right.set(title="gap below the Gaussian: twice the nats gained", xlabel="log-SNR",
+              ylabel="E |eps - eps_G|$^2$ - |eps - eps_hat|$^2$")
     left.legend(frameon=False, fontsize=8, loc="upper left")  # the error rises with log-SNR
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
+    say_spread(figure)
     save(figure, path)
 
 
@@ -314,7 +327,7 @@ def density(sides, log_density, points, samples, path: str | Path) -> None:
         cloud = np.asarray(cloud)
         panel.scatter(*cloud.T, s=2, alpha=0.5, linewidths=0)
         outside = ((cloud < (x[0], y[0])) | (cloud > (x[-1], y[-1]))).any(1).mean()
-        panel.set_title(title + (f", {outside:.0%} of them beyond the edges" if outside >= 0.005 else ""), fontsize=10)
+        panel.set_title(title + (f" ({outside:.0%} beyond the edges)" if outside >= 0.005 else ""), fontsize=10)
     for panel in panels:
         panel.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]), aspect="equal")
     save(figure, path)
@@ -329,6 +342,7 @@ def information_figures(record: dict, folder: str | Path, form: str = "png") -> 
             _band(panel, curve, scale=0.5, label=name)
         panel.axhline(0, color="black", linewidth=0.8)
         panel.legend(frameon=False, fontsize=8)
+        say_spread(figure)
         save(figure, folder / f"mutual_info_logsnr.{form}")
     if record.get("by_logsnr"):
         by_logsnr(record["by_logsnr"], folder / "information.png")
@@ -357,11 +371,15 @@ def by_logsnr(found: dict[str, dict], path: str | Path) -> None:
     left.legend(frameon=False, fontsize=8)
     for panel in (left, right):
         panel.spines[["top", "right"]].set_visible(False)
+    say_spread(figure)
     save(figure, path)
 
 
 def information_maps(found: dict[str, dict], stored: dict[str, np.ndarray], title: str, path: str | Path) -> None:
-    """A row a name: its map in every band of log-SNR on one scale, and the sum over the bands on its own."""
+    """A row a name: its map in every band of log-SNR on one scale, and the sum over the bands on its own.
+
+    White is the row's largest value in any band, or the sum's own.
+    """
     edges, average = stored["logsnr"], stored["average"]
     names, bands = list(found), len(edges) - 1
     figure = Figure(figsize=(1.25 * (bands + 2) + 0.4, 1.3 * len(names) + 0.8), layout="constrained")
@@ -369,13 +387,13 @@ def information_maps(found: dict[str, dict], stored: dict[str, np.ndarray], titl
     panels = figure.subplots(len(names), bands + 2, squeeze=False)
     for number, (row, name) in enumerate(zip(panels, names, strict=True)):
         pictures, one = stored[name], found[name]
-        heads = [f"{low:.1f} .. {high:.1f}" for low, high in pairwise(edges)] + ["all"]
+        heads = [f"{low:.1f} .. {high:.1f}" for low, high in pairwise(edges)] + ["all, own scale"]
         nats = [*one["by_band_nats"], one["nats"]]
         for panel, picture, head, sum_ in zip(row[1:], [*pictures, pictures.sum(0)], heads, nats, strict=True):
-            top = picture.max() if head == "all" else pictures.max()
+            top = picture.max() if head.startswith("all") else pictures.max()
             panel.imshow(picture, cmap="magma", vmin=0, vmax=max(top, 1e-12), interpolation="nearest")
             over = "" if number else f"{head}\n"
-            panel.set_title(f"{over}{max(sum_, 0):.2f} nats", fontsize=8)
+            panel.set_title(f"{over}{sum_:.2g} nats", fontsize=8)
         row[0].imshow(average if average.shape[2] == 3 else average[:, :, 0], cmap="gray", vmin=0, vmax=255)
         where = "".join(f"\n{region} {share['mean']:.0%}" for region, share in one.get("share_on", {}).items())
         row[0].set_ylabel(plain(name + where), fontsize=8, rotation=0, ha="right", va="center")
@@ -402,6 +420,7 @@ def over_tau(parts: list[dict], path: str | Path) -> None:
             panel.errorbar([tau for tau, _ in known], [forms[name] for _, forms in known], fmt="s--", color=colour,
                            yerr=[2 * forms[f"{name}_se"] for _, forms in known], markersize=4, capsize=3,
                            label=f"usable by this denoiser: {name}")
+            say_spread(figure)
     panel.set(xscale="log", yscale="symlog" if high.max() > 20 else "linear")
     panel.set_xticks(taus, [f"{tau:g}" for tau in taus])
     panel.minorticks_off()
@@ -422,7 +441,8 @@ def per_dimension(record: dict, path: str | Path) -> None:
     if relied:
         means, errors_ = ([one[key] for one in relied] for key in ("mean", "se"))
         panels[1].bar(range(len(means)), means, yerr=2 * np.asarray(errors_), error_kw={"linewidth": 0.8})
-        panels[1].set(title="what the denoiser loses with another image's z_d", xlabel="dimension")
+        panels[1].set(title="what the denoiser loses with another image's z_d", xlabel="dimension", ylabel="nats")
+        say_spread(figure)
     for panel in panels:
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.spines[["top", "right"]].set_visible(False)

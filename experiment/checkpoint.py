@@ -211,7 +211,8 @@ def stored_config(path: Path) -> Config:
 
 
 def expand_from(argv: list[str], mode: str | None = None) -> list[str]:
-    """A command line with `--from PATH` before which stand the flags of the model in PATH (to train, training's too).
+    """A command line with `--from PATH` before which stand the flags of the model in PATH (to train, training's and
+    the number of its epochs too).
 
     mode    where no --mode is typed
     Raises CommandError for a path without a checkpoint, and for one to train on from without a state of training.
@@ -225,7 +226,8 @@ def expand_from(argv: list[str], mode: str | None = None) -> list[str]:
     stored = stored_config(path)
     kinds = ("model", "training") if mode == "train" else ("model",)
     place = [] if stored.data_dir == config_module.Config().data_dir else ["--data_dir", stored.data_dir]
-    return [*config_module.words_of(stored, kinds), *place, *argv]  # what is typed wins, and is compared later
+    length = ["--epochs", str(stored.epochs)] if mode == "train" else []
+    return [*config_module.words_of(stored, kinds), *length, *place, *argv]  # what is typed wins, and is compared later
 
 
 def best_checkpoint(folder: Path, given: frozenset[str]) -> Path:

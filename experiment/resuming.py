@@ -65,7 +65,8 @@ def start_or_resume(run, config: Config, given: frozenset[str] = frozenset()) ->
         distributed.say(f"{run.folder}: this run is finished ({record['epoch']} epochs, {run.stepper.step} steps); "
                         f"give a larger --epochs to extend it")
         return False
-    more = f", extended from {stored.epochs} to {config.epochs} epochs" if config.epochs > stored.epochs else ""
+    how = "extended" if config.epochs > stored.epochs else "shortened"
+    more = "" if config.epochs == stored.epochs else f", {how} from {stored.epochs} to {config.epochs} epochs"
     distributed.say(f"{path}: going on at step {run.stepper.step} of {run.total}{more}")
     return True
 

@@ -126,5 +126,5 @@ def show_samples(model: nn.Module, config: Config, path: Path, device: torch.dev
     if x.dim() == 4:
         plots.image_grid(x, path)
     else:
-        plots.scatter(x[:, :2].cpu().numpy(), path, "samples")
+        plots.scatter(x[:, :2].cpu().numpy(), path, f"samples, {path.stem.replace('-', ' ')}")
     return path

@@ -102,8 +102,10 @@ def plot_latent(command: Command) -> None:
     dataset = trained.load_data(config.split or "test")
     column = label_column(dataset, config.label)
     codes = encode_split(trained, dataset, config.num_images or 5_000).numpy()
-    title = f"z of {len(codes)} images ({dataset.split})"
+    title = f"z of {len(codes)} {'images' if dataset.spec.kind == 'image' else 'points'} ({dataset.split})"
+    across, up = "z0", "z1" if config.a_dim > 1 else ""
     if config.a_dim > 2:
+        across, up = "first component", "second component"
         codes, share = principal_plane(codes)
         title += f", first two principal components ({share:.0%} of the variance)"
     elif config.a_dim == 1:
@@ -112,7 +114,7 @@ def plot_latent(command: Command) -> None:
         title += f"\ncoloured by {dataset.label_names[column]}"
     path = config_module.folder(config, "imgs") / "plot_latent" / f"plot_latent.{config.format}"
     labels = None if column is None else dataset.labels[: len(codes), column]
-    plots.scatter(codes, path, title, labels, () if column is None else class_names(dataset)[column])
+    plots.scatter(codes, path, title, labels, () if column is None else class_names(dataset)[column], across, up)
     print(f"{path}")
 
 

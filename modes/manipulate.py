@@ -36,7 +36,8 @@ def manipulate(command: Command) -> None:
     column, value = chosen_label(train, config.label)
     images, names = zip(*(chosen_image(trained, which) for which in config.img_id), strict=True)
     names = _told_apart(names)
-    folder = config_module.folder(config, "imgs") / f"manipulate-{'-'.join(names)}"
+    label = re.sub(r"[^\w.=+-]+", "-", config.label)
+    folder = config_module.folder(config, "imgs") / f"manipulate-{'-'.join(names)}-{label}"
 
     positive = (train.labels[: config.num_images or FITTED_ROWS, column] == value).astype(np.int64)
     _refuse_constant(positive, config.label, len(train))

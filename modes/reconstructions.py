@@ -154,6 +154,8 @@ def draw_traversals(pixels: np.ndarray, kinds: list[str], values: np.ndarray, fo
     for d in range(pixels.shape[1]):
         own = pixels[:, d].reshape(-1, *pixels.shape[3:])
         plots.labelled_sheet(own, heads, kinds, f"z{d} of one image", folder / f"sample{d}.{form}")
+    for old in folder.glob(f"all-random-*.{form}"):  # of a call with more of them
+        old.unlink()
     moved = ((pixels[:, :, -1].astype(float) - pixels[:, :, 0]) ** 2).mean(axis=(0, 2, 3, 4))
     shown = np.sort(np.argsort(-moved, kind="stable")[:SHOWN_DIMENSIONS])
     for i, kind in enumerate(kinds):
@@ -183,7 +185,8 @@ def chosen_image(trained: Trained, which: str) -> tuple[Tensor, str]:
         return dataset.batch([int(which)], trained.device), which
     if not Path(which).is_file():
         raise CommandError(f"--img_id {which}: neither a number nor an image file that is there")
-    return trained.batch([Path(which)]), Path(which).stem
+    named = Path(which).with_suffix("").parts[-2:]  # with the folder: two may hold files of one name
+    return trained.batch([Path(which)]), "-".join(part for part in named if part not in ("/", ".", ".."))
 
 
 def interpolate(command: Command) -> None:

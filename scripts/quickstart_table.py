@@ -5,22 +5,28 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 
+from commandline import Parser
+from plots import read_log
+from utils import exit_status, read_json
+
+PROG = "python -m scripts.quickstart_table"
 EXPERIMENT = "digits_32d_0.01mmd_0.1zdrop"
 INPUTS = {"z": "z (32 numbers)", "pca": "32 principal components", "pixels": "raw pixels (64)",
           "untrained": "an untrained z"}
 
 
 def read(*parts: str) -> dict:
-    return json.loads(Path(*parts).read_text())
+    return read_json(Path(*parts))
 
 
-def main() -> None:
+def _run(argv: list[str]) -> None:
+    Parser(prog=PROG, description=__doc__.split(":\n\n")[0]).parse_args(argv)
     accuracy = read("results", EXPERIMENT, "classification.json")["inputs"]
     quality = read("results", EXPERIMENT, "latent_quality.json")
-    last = json.loads(Path("logs", EXPERIMENT, "metrics.jsonl").read_text().splitlines()[-1])
+    last = read_log(Path("logs", EXPERIMENT, "metrics.jsonl"))[-1]
     rows = [
         ("epochs (steps)", f"{last['epoch']} ({last['step']})"),
         ("noise error, held-out", f"{last['val']['denoise']:.4f} +- {last['val_se']['denoise']:.4f}"),
@@ -40,8 +46,13 @@ def main() -> None:
         "latents": "plot_latent/plot_latent.png",
     }
     for name, path in pictures.items():
-        print(f"{name:35} {Path('imgs', EXPERIMENT, path).resolve().relative_to(Path.cwd().parents[1])}")
+        print(f"{name:35} {Path('imgs', EXPERIMENT, path).resolve()}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the program. Returns the exit status."""
+    return exit_status(PROG, _run, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -243,6 +243,9 @@ def test_training_goes_on_from_a_folder(place, capsys):
     words = "--mode train --from models/vanilla/line_4steps_4unet --epochs 2 --sampling_number 2 --device cpu"
     assert run.main(words.split()) == 0
     assert "extended from 1 to 2 epochs" in capsys.readouterr().out
+    again = words.replace("--epochs 2 ", "")
+    assert run.main(again.split()) == 0  # of as many epochs as the run has
+    assert "this run is finished (2 epochs" in capsys.readouterr().out
 
 
 def test_a_missing_checkpoint_names_what_is_like_it(place, capsys):

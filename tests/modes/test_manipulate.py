@@ -54,7 +54,7 @@ def test_the_image_moves_along_the_direction_and_stays_at_0(in_tmp, monkeypatch,
     words = WORDS.format(model).replace(" --sample_steps 3", "" if model == "vae" else " --sample_steps 3").split()
     assert main([*SMALL.split(), *words, "--img_id", "5", "7", "--strengths", "-0.5", "0", "1"]) == 0
     assert "AUROC of z" in capsys.readouterr().out
-    folder = next(in_tmp.glob("imgs/**/manipulate-5-7"))
+    folder = next(in_tmp.glob("imgs/**/manipulate-5-7-3"))
     assert {file.name for file in folder.iterdir()} == {"all.png", *(
         f"{name}_{s}.png" for name in "57" for s in ("-0.5", "+0", "+1"))}
 
