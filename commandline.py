@@ -46,8 +46,8 @@ class Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, f"{error.message}{did_you_mean(str(value), choices)}") from None
 
 
-class _Help(argparse.HelpFormatter):
-    """Wide lines: a flag takes one or two."""
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Wide lines: a flag takes one or two. Descriptions keep their own."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=30, width=118)
@@ -98,7 +98,7 @@ def build_parser(prog: str, mode: str | None = None, row: Mode | None = None) ->
         group = parser.add_argument_group(title, f"as it was trained, or --from; {prog} --help all lists the others"
                                           if short else None)
         for name in names_of(kind):
-            shown = row is None or (reads(row, mode, name) and (name in _FINDING or not short))
+            shown = row is None or (reads(row, mode or prog, name) and (name in _FINDING or not short))
             _add_flag(group, FIELDS[name], shown)
     return parser
 
@@ -141,7 +141,7 @@ def parse(argv: list[str], prog: str, datasets: dict, extra=None,
     given = frozenset(typed)
     typed = {**FOREIGN_SCHEDULE.get(typed.get("denoiser"), {}), **typed}
     config = Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
-    _refuse_unread(row or MODES[mode], mode, given, also)
+    _refuse_unread(row or MODES[mode], mode or prog, given, also)
     config = normalise(config, datasets, given)
     check(config, mode, given)
     command = Command(mode, config, given)
@@ -163,10 +163,10 @@ def _add_extra(parser: argparse.ArgumentParser, extra) -> list[argparse.Action]:
     return parser._actions[before:]
 
 
-def _refuse_unread(row: Mode, mode: str | None, given: frozenset[str], also: Iterable[str]) -> None:
-    """Raise CommandError for a typed flag that neither the mode reads, nor one of those that come after it."""
-    readers = [(row, mode), *((MODES.get(name, PROGRAM), name) for name in also)]
+def _refuse_unread(row: Mode, name_: str, given: frozenset[str], also: Iterable[str]) -> None:
+    """Raise CommandError for a typed flag that neither the mode or program reads, nor one of those after it."""
+    readers = [(row, name_), *((MODES.get(name, PROGRAM), name) for name in also)]
     for name in sorted(given):
         if not (FIELDS[name].metadata["anywhere"] or any(reads(*reader, name) for reader in readers)):
-            where = f"--mode {mode}" if mode else "this program"
+            where = f"--mode {name_}" if name_ in MODES else "this program"
             raise CommandError(f"--{name} has no effect on {where}: leave it out")

@@ -133,7 +133,7 @@ def information_lines(record: dict) -> list[str]:
     return lines
 
 
-def pictures(latents: Latents, matrices: dict, folder: Path, number: int, form: str = "png") -> dict[Path, tuple]:
+def pictures(latents: Latents, matrices: dict, folder: Path, number: str, form: str = "png") -> dict[Path, tuple]:
     """A heat map of each matrix [L, K], {metric: {kind: matrix}}, of file `number`: the codes with the largest entries.
 
     -> {file: what plots.heat_map takes}
@@ -190,50 +190,68 @@ def _choose_metrics(files: list[Latents], own: argparse.Namespace, command: conf
     return ("tad",) if all(latents.are_attributes for latents in files) else ("dci",)
 
 
+def _files(command: configuration.Command, own: argparse.Namespace) -> list[Latents]:
+    """The codes that a command line means: files of --codes, or the experiment's own."""
+    cfg = command.config
+    experiment = configuration.folder(cfg, "models") / "latents.npz"
+    if not cfg.codes and not experiment.is_file():
+        raise CommandError(f"{experiment} does not exist: make it with run.py --mode save_latent and the same flags")
+    files = [read_latents(Path(path), own.rows, cfg.r_seed) for path in cfg.codes or [experiment]]
+    if not cfg.codes:
+        refuse_stale_codes(command, experiment, files[0].origin["checkpoint_hash"])
+    return files
+
+
+def _result(command: configuration.Command, own: argparse.Namespace, files: list[Latents]) -> Path:
+    """The file to write, one for each split. Raises CommandError where it cannot be, or holds other codes' numbers."""
+    cfg = command.config
+    default = Path(cfg.result_folder, f"codes-{files[0].name}") if cfg.codes else configuration.folder(cfg, "results")
+    part = f"_{files[0].split}" if not cfg.codes and files[0].split in ("train", "val") else ""
+    result = Path(own.output or default) / f"disentanglement{part}.json"
+    check_writable(result.parent)
+    if result.exists():
+        before = [one.get("path") for one in read_json(result).get("files", ())]
+        refuse_other_inputs(result, before, [Path(latents.path) for latents in files])
+    return result
+
+
+def _measured(latents: Latents, metrics: tuple[str, ...], cfg: configuration.Config,
+              own: argparse.Namespace) -> tuple[dict, dict]:
+    """What stands in the result file of one file of codes; and its matrices, to draw."""
+    scores = disentanglement.evaluate(latents.codes, latents.labels, metrics, own.predictor, own.folds, cfg.r_seed,
+                                      own.jobs)
+    found = information_matrix(latents, cfg.tau[0], cfg.r_seed)
+    record = {"name": latents.name, "path": latents.path, "hash": file_hash(latents.path), **latents.origin,
+              "split": latents.split, "rows": len(latents.codes), "codes": latents.codes.shape[1],
+              "labels": latents.labels.shape[1], "label_names": latents.label_names, **scores,
+              "information_nats": found}
+    return record, {**scores["matrices"], "interval": {"information": sum(intervals(found)) / 2}}
+
+
 def _run(argv: list[str]) -> None:
     if commandline.value_of(argv, "--from"):
         from experiment import expand_from
 
         argv = expand_from(argv)
     command, own = commandline.parse(argv, PROG, registry.SPECS, extra=_flags)
-    cfg = command.config
-    experiment = configuration.folder(cfg, "models") / "latents.npz"
-    if not cfg.codes and not experiment.is_file():
-        raise CommandError(f"{experiment} does not exist: make it with run.py --mode save_latent and the same flags")
-    paths = [Path(path) for path in cfg.codes or [experiment]]
-    files = [read_latents(path, own.rows, cfg.r_seed) for path in paths]
-    if not cfg.codes:
-        refuse_stale_codes(command, experiment, files[0].origin["checkpoint_hash"])
-
+    cfg, files = command.config, _files(command, own)
     metrics = _choose_metrics(files, own, command)
     for latents in files:
         disentanglement.check(latents.codes, latents.labels, own.folds, str(latents.path))
         for name in metrics:
             if METRICS[name].labels == "attributes" and not latents.are_attributes:
                 raise CommandError(f"{latents.path}: {name} needs labels that are 0 or 1; use --metrics dci")
-    default = configuration.folder(cfg, "results") if not cfg.codes else Path(
-        cfg.result_folder, f"codes-{files[0].name}")
-    folder = Path(own.output or default)
-    result = folder / "disentanglement.json"
-    check_writable(folder)
-    if result.exists():
-        refuse_other_inputs(result, [one.get("path") for one in read_json(result).get("files", ())], paths)
+    result = _result(command, own, files)
 
     import sklearn
 
     records, drawn = [], {}
     for number, latents in enumerate(files):
-        scores = disentanglement.evaluate(
-            latents.codes, latents.labels, metrics, own.predictor, own.folds, cfg.r_seed, own.jobs
-        )
-        found = information_matrix(latents, cfg.tau[0], cfg.r_seed)
-        shown = {**scores["matrices"], "interval": {"information": sum(intervals(found)) / 2}}
-        own_pictures = pictures(latents, shown, folder, number, cfg.format)
+        record, matrices = _measured(latents, metrics, cfg, own)
+        place = f"{number}{result.stem.removeprefix('disentanglement')}"
+        own_pictures = pictures(latents, matrices, result.parent, place, cfg.format)
         drawn |= own_pictures
-        records.append({"name": latents.name, "path": latents.path, "hash": file_hash(latents.path), **latents.origin,
-                        "split": latents.split, "rows": len(latents.codes), "codes": latents.codes.shape[1],
-                        "labels": latents.labels.shape[1], "label_names": latents.label_names, **scores,
-                        "information_nats": found, "pictures": list(own_pictures)})
+        records.append({**record, "pictures": list(own_pictures)})
     names = records[0]["mean"] if len(records) > 1 else ()
     summary = {name: disentanglement.interval([record["mean"][name] for record in records]) for name in names}
     write_json(result, {

@@ -20,7 +20,10 @@ from utils import CommandError, exit_status, first_line, writable_file
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, whose errors become our one-line ones."""
+    """argparse, whose errors become our one-line ones, and whose descriptions keep their lines."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str):
         raise CommandError(message)

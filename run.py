@@ -69,9 +69,11 @@ def dry_run(command: Command) -> None:
     import torch
 
     from diffusion import Gaussian
+    from experiment import pick_device
     from models import build_model, parameter_count
 
     config = command.config
+    pick_device(config.device)
     spec = spec_of(registry.SPECS[config.dataset], config)
     size, channels = config.input_size or spec.size, config.input_channels or spec.channels
     points = config.a_dim if spec.gives_z and spec.kind == "points" else spec.size

@@ -137,7 +137,8 @@ class Config:
     epochs: int = flag(20, "train: where training ends; elsewhere which checkpoint, the newest unless typed",
                        anywhere=True, type=integer(1))
     batch_size: int = flag(64, "images a step, over all processes", kind="training", type=integer(1))
-    learning_rate: float = flag(1e-4, "learning rate", kind="training", modes=("training", "mutual_info", "programs"),
+    learning_rate: float = flag(1e-4, "learning rate", kind="training",
+                                modes=("training", "mutual_info", "train_classifier.py"),
                                 type=number(0, 1, above=True))
     lr_schedule: str = flag("cosine", "one warm-up epoch to twice the rate and then a cosine, or constant",
                             kind="training", modes=("training",), choices=("cosine", "constant"))
@@ -152,7 +153,7 @@ class Config:
     init_from: str | None = flag(None, "folder or file of the weights to start from (--denoiser ddpm or iddpm)",
                                  kind="training", modes=("train", "nll"), needs=FOREIGN, unset="none", type=place)
     max_steps: int | None = flag(None, "stop after this many steps, whatever --epochs says",
-                                 modes=("training", "programs"), unset="no limit", type=integer(1))
+                                 modes=("training", "train_classifier.py"), unset="no limit", type=integer(1))
     precision: str = flag("auto", "arithmetic in training and sampling; auto is bf16 on a GPU that has it, else fp32",
                           kind="training", choices=("auto", "fp32", "bf16", "fp16"))
     compile: str = flag("auto", "region: normalisation and what follows it as one operation, compiled once, in "
@@ -173,8 +174,8 @@ class Config:
     tb_logger: bool = flag(False, "write TensorBoard events too", modes=("training",))
 
     # Sampling
-    sampling_number: int = flag(16, "how many images", modes=("sampling", "training", "latent_quality"), anywhere=True,
-                                type=integer(1))
+    sampling_number: int = flag(16, "how many images; of latent_quality: how many random x_T",
+                                modes=("sampling", "training", "latent_quality"), anywhere=True, type=integer(1))
     sampler: str = flag("unipc", "; ".join(f"{name}: {own.text}" for name, own in SAMPLERS.items()),
                         modes=("sampling",), needs=DIFFUSION, choices=tuple(SAMPLERS))
     deterministic: bool = flag(False, "DDIM with eta = 0, exactly", modes=("sampling",), anywhere=True)
@@ -201,8 +202,8 @@ class Config:
                                     needs=DIFFUSION_OF_Z, unset="the newest of models/vanilla/EXP", type=place)
 
     # Measuring
-    split: str | None = flag(None, "which part of the data", modes=("split",), unset="the mode's own",
-                             choices=("train", "val", "test"))
+    split: str | None = flag(None, "which part of the data", modes=("split",),
+                             unset="test; train for save_original_img", choices=("train", "val", "test"))
     img_id: tuple[str, ...] = flag(("0",), "number of an image in the split, or an image file, cut as the data "
                                    "set's own; interpolate: two", modes=("disentangle", "interpolate", "manipulate"),
                                    nargs="+", type=place)
@@ -212,7 +213,7 @@ class Config:
     strengths: tuple[float, ...] = flag((-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6), "how far to move, in units of "
                                         "sqrt(a_dim) of standardised z", modes=("manipulate",), nargs="+",
                                         type=number(-100, 100))
-    disent_metric: str = flag("dci", "disentanglement score", modes=("save_latent", "programs"),
+    disent_metric: str = flag("dci", "disentanglement score", modes=("save_latent", "eval_disentanglement.py"),
                               choices=("dci", "tad"))
     num_images: int | None = flag(None, "how many images are measured", unset="1,000; all for save_latent; "
                                   "10,000 for manipulate", modes=(
@@ -223,14 +224,15 @@ class Config:
     ensemble: tuple[str, ...] = flag((), "further checkpoints whose best error at each log-SNR counts",
                                      modes=("nll",), nargs="+", unset="none", type=place)
     tau: tuple[float, ...] = flag((1.0, 2.0, 4.0), "deviations of the noise on z, in units of its own deviation",
-                                  modes=("mutual_info", "programs"), nargs="+", type=number(0, above=True))
+                                  modes=("mutual_info", "eval_disentanglement.py"), nargs="+",
+                                  type=number(0, above=True))
     mi_steps: int = flag(2000, "steps to fit the denoiser conditioned on tau; 0: the interval alone",
                          modes=("mutual_info",), type=integer(0))
     curve_steps: int = flag(0, "steps to fit each of the two networks that bound I(x_a; z), or I of the labels; 0: no "
                             "curve", modes=("mutual_info",), type=integer(0))
     codes: tuple[str, ...] = flag((), "files of codes (save_latent's) to measure; no model is needed",
-                                  modes=("mutual_info", "programs"), nargs="+", metavar="FILE.npz",
-                                  type=place, unset="the model's own")
+                                  modes=("mutual_info", "eval_disentanglement.py"), nargs="+",
+                                  metavar="FILE.npz", type=place, unset="the model's own")
 
     range: float = flag(1.5, "set each latent dimension to eleven values from minus this to this",
                         modes=("disentangle",), type=number(0, above=True))
@@ -238,7 +240,7 @@ class Config:
                            modes=("disentangle",), needs=DIFFUSION, type=integer(0, 64))
     format: str = flag("png", "of figures and labelled sheets; pdf has text and curves as vectors",
                        modes=("training", "latent_quality", "disentangle", "interpolate", "manipulate", "plot_latent",
-                              "measuring", "programs"), choices=("png", "pdf"))
+                              "measuring", "eval_disentanglement.py"), choices=("png", "pdf"))
 
     # Where things are and what runs them
     from_: str | None = flag(None, "folder of an experiment, or a checkpoint: in place of the model's flags",

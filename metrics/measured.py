@@ -89,12 +89,13 @@ def information_values(record: dict) -> Iterator[Value]:
                         part["usable_nats"][f"{form}_se"])
 
 
+BY_SPLIT = {"classification": classification_values, "disentanglement": disentanglement_values}
 READERS = {
-    "fid.json": fid_values, "latent_quality.json": quality_values, "classification.json": classification_values,
-    "classification_val.json": classification_values, "classification_train.json": classification_values,
-    "disentanglement.json": disentanglement_values, "nll.json": nll_values, "mutual_info.json": information_values,
+    "fid.json": fid_values, "latent_quality.json": quality_values, "nll.json": nll_values,
+    "mutual_info.json": information_values,
+    **{f"{stem}{part}.json": values for stem, values in BY_SPLIT.items() for part in ("", "_val", "_train")},
 }
-MAKERS = {"fid.json": "calc_fid.py", "disentanglement.json": "eval_disentanglement.py"}  # and the modes' names
+MAKERS = {"classification": "train_classifier.py", "disentanglement": "eval_disentanglement.py"}
 
 
 class Measured(NamedTuple):
@@ -157,9 +158,11 @@ def command_of(name: str, record: dict, checkpoint: Path) -> str:
     words = ["--from", str(checkpoint), *config_module.words_of(used, ("training", "run"))]
     if "mode" in call:
         return shlex.join(["python", "run.py", "--mode", str(call["mode"]), *words])
-    program = shlex.join(["python", MAKERS.get(name, "train_classifier.py"), *words,
+    program = shlex.join(["python", MAKERS[name.partition(".")[0].partition("_")[0]], *words,
                           *_own_words(call, (*fields, "output"))])
-    encodes = shlex.join(["python", "run.py", "--mode", "save_latent", "--from", str(checkpoint)])
+    split = record.get("split") or record["files"][0]["split"]
+    encodes = shlex.join(["python", "run.py", "--mode", "save_latent", "--from", str(checkpoint),
+                          *(["--split", split] if split in ("train", "val") else [])])
     return program if "codes" in fields else f"{encodes}\n{program}"  # the programs read codes
 
 

@@ -87,9 +87,11 @@ def two_phase(trained: Trained) -> tuple[Callable, str]:
     else:
         try:
             path = find_checkpoint(config_module.folder(plain, "models"), None)
-        except CommandError as error:
-            cure = "(--model vanilla), or give --vanilla_from FILE, or --split_step 0 to do without"
-            raise CommandError(f"two-phase sampling starts with plain diffusion: {error} {cure}") from None
+        except CommandError:
+            words, folder = config_module.words_of(plain, ("model",)), config_module.folder(plain, "models")
+            raise CommandError(f"two-phase sampling starts with plain diffusion, and {folder} holds none: train it "
+                               f"(--mode train {' '.join(words)}), or give --vanilla_from FILE, or --split_step "
+                               f"0 to do without") from None
     other = open_trained(Command("eval", plain, frozenset()), path, ("vanilla",))
     if None not in (other.data, trained.data) and other.data != trained.data:
         raise CommandError(f"{path} was trained on other data than {trained.path}: give --vanilla_from FILE")

@@ -1,4 +1,4 @@
-"""Seconds and agreement of fid.py beside the implementations that pip can install:  python -m scripts.fid_table
+"""Seconds and agreement of metrics/fid.py beside the implementations that pip can install:  python -m scripts.fid_table
 
 Prints a Markdown table and writes its numbers to ./results/fid_table.json (--output). Covariances are those of
 rectified Gaussian features whose spectrum falls over three decades, as Inception's does; set OMP_NUM_THREADS to compare

@@ -5,6 +5,7 @@ A file that is absent or broken is a gap that the report shows, never an error; 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
@@ -151,7 +152,7 @@ def measures(name: str, record: dict) -> list[Measure]:
     """The measures of a result file with their errors; of a file that no reader knows, every number that has one."""
     base = Path(name).name
     try:
-        if base == "disentanglement.json":
+        if base.startswith("disentanglement"):
             return [Measure(key, value, one["sd"].get(key), f"SD over {record.get('fold_count', '')} folds")
                     for one in record["files"][:1] for key, value in one["mean"].items()]
         if base in READERS:
@@ -222,7 +223,7 @@ def commands(name: str, record: dict, experiment: Experiment) -> list[str]:
         calls = [entry.get("call") for entry in record.values() if isinstance(entry, dict)]
         return [shlex.join(fid_words(call)) for call in calls if isinstance(call, dict)]
     call, used = record.get("call"), record.get("config")
-    maker = (call.get("mode") if isinstance(call, dict) else None) or MAKERS.get(base)
+    maker = (call.get("mode") if isinstance(call, dict) else None) or MAKERS.get(re.sub("_(val|train)", "", base))
     if maker is None or not isinstance(used, dict):
         return []
     row = MODES.get(maker, PROGRAM)

@@ -103,7 +103,13 @@ def runs_of(swept: dict[str, list[str]], seeds: int, shared: list[str], wanted: 
         words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
         every = itertools.chain(*STEPS.values())
         base = commandline.parse(["--mode", "train", *shared, *words], PROG, registry.SPECS, also=every)
-        steps = [step for measure in measures_of(Run(base), wanted) for step in STEPS[measure]]
+        if base.config.dry_run:
+            raise CommandError("--dry_run is for a single run: a sweep has none")
+        measures = measures_of(Run(base), wanted)
+        if not measures:
+            raise CommandError(f"{base.config.experiment} has nothing to measure: "
+                               f"{'; '.join(f'{name} needs {need}' for name, need in NEEDS.items())}")
+        steps = [step for measure in measures for step in STEPS[measure]]
         # what the experiment's name does not tell, the tag does
         named = [f"{name}{value}" for name, value in chosen.items() if swept_flags()[name].metadata["kind"] != "model"]
         for seed in range(seeds):

@@ -260,6 +260,7 @@ RUN_FLAGS = [  # after `run`
     ("--mode save_latent --split all", "--split"),
     ("--mode mutual_info --tau 0", "--tau"),
     ("--device gpu", "--device gpu"),
+    ("--device gpu --dry_run", "--device gpu"),
     ("--device meta", "--device meta"),
     ("--device cuda:99", "--device cuda:99"),
 ]
@@ -380,6 +381,8 @@ RUN_CHECKPOINTS = [
 ]
 
 PROGRAM_LINES = [
+    ("eval_disentanglement --learning_rate 1e-3", "--learning_rate"),
+    ("train_classifier --tau 1", "--tau"),
     ("gen_fid_stats digits", "FOLDER"),
     ("gen_fid_stats digits pictures/sound --split test", "--split test"),
     ("gen_fid_stats", "NAME"),

@@ -271,7 +271,8 @@ def test_a_sweep_is_every_combination_of_values_and_seeds():
     ("--mmd_weight x -- --dataset digits", "--mmd_weight"), ("--mmd_weight 0.1 -- --dataset moon", "moon"),
     ("--seeds 0 -- --dataset digits", "--seeds"), ("--mmd 0.1 --", "--mmd_weight"),
     ("--mmd_weight 0.1 -- --npoints 3", "--npoints"), ("--mmd_weight 0.1 --measure nll -- --a_dim 4", "--measure nll"),
-    ("--mmd_weight 0.1 -- --from=models/a", "--from"),
+    ("--mmd_weight 0.1 -- --from=models/a", "--from"), ("--mmd_weight 0.1 -- --dataset digits --dry_run", "--dry_run"),
+    ("--dataset digits moons -- --epochs 1", "nothing to measure"),
 ])
 def test_a_wrong_sweep_is_one_line_before_anything_runs(words, culprit, in_tmp, capsys):
     assert sweep.main(words.split()) == 2

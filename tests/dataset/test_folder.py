@@ -52,6 +52,12 @@ def test_images_beside_the_folders_of_splits_are_left_out_and_said(tmp_path, cap
     assert "4 images outside of train/ and val/ and test/" in capsys.readouterr().out
 
 
+def test_one_image_beside_the_folders_of_classes_is_named_since_it_takes_the_labels(tmp_path, capsys):
+    numbered(tmp_path, [f"{kind}/{k}.png" for kind in ("cat", "dog") for k in range(6)] + ["stray.png"])
+    assert registry.load("folder", "train", root=tmp_path).labels is None
+    assert "no labels, since stray.png" in capsys.readouterr().out
+
+
 def test_classes_below_or_above_splits_are_classes(tmp_path):
     numbered(tmp_path / "a", ["train/cat/0.png", "train/dog/1.png", "test/dog/2.png", "train/cat/3.png"])
     assert {number: label for number, (_, label) in by_number("folder", tmp_path / "a").items()} == {
