@@ -120,15 +120,15 @@ def pictures(folder):
 
 def test_as_many_images_as_were_asked_for_each_its_own_file_whatever_the_batch(beside):
     drawn = []
-    for number, batch in ((5, 2), (5, 64), (3, 1)):
-        words = f"--mode eval --model_folder kept --img_folder b{batch} --batch_size {batch} --sampling_number {number}"
-        assert call(words) == 0
+    for number, batch in ((4, 2), (4, 64), (3, 1)):
+        words = f"--img_folder b{batch} --batch_size {batch} --sampling_number {number} --sample_steps 3"
+        assert call(f"--mode eval --model_folder kept {words}") == 0
         drawn.append(pictures(f"b{batch}/{EXP}/eval"))
         assert list(drawn[-1]) == [f"sample-{i:06d}.png" for i in range(number)]
     for name, image in drawn[0].items():
         assert np.abs(image.astype(int) - drawn[1][name]).max() <= 1  # float tolerance, on 256 levels
     assert np.abs(drawn[2]["sample-000002.png"].astype(int) - drawn[0]["sample-000002.png"]).max() <= 1
-    assert len({image.tobytes() for image in drawn[0].values()}) == 5
+    assert len({image.tobytes() for image in drawn[0].values()}) == 4
 
 
 def test_the_model_folder_is_respected(beside, capsys):

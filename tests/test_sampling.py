@@ -285,7 +285,8 @@ def test_at_five_steps_a_new_solver_errs_at_most_half_as_much(denoiser, top, dim
     assert all(ten[name] < five[name] for name in five)
 
 
-@pytest.mark.parametrize("sampler, steps", [("ddim", 50), ("ddim", 200), ("heun", 50)])
+@pytest.mark.parametrize("sampler, steps", [
+    ("ddim", 50), pytest.param("ddim", 200, marks=pytest.mark.slow), ("heun", 50)])
 def test_encode_then_decode_with_z_returns_the_image(sampler, steps):
     """A Gaussian whose mean is z: dropping z on either way would shift the result."""
     base = GaussianDenoiser(torch.zeros(4), torch.diag(torch.tensor([1.0, 0.3, 0.1, 0.02])))
@@ -344,8 +345,8 @@ def test_the_cheapest_path_is_that_of_trying_all():
         assert cheapest_path(cost, 4, growth) == paths[int(np.argmin(total))]
 
 
-@pytest.mark.parametrize("denoiser, run, margin", [(GAUSSIAN, unipc, 0.6), (MIXTURE, ipndm, 1.0)],
-                         ids=["gaussian", "mixture"])
+@pytest.mark.parametrize("denoiser, run, margin", [
+    pytest.param(GAUSSIAN, unipc, 0.6, marks=pytest.mark.slow), (MIXTURE, ipndm, 1.0)], ids=["gaussian", "mixture"])
 def test_a_fitted_grid_errs_less_than_the_usual_ones_on_other_samples(denoiser, run, margin):
     grids = {spacing: PUBLISHED.grid(5, spacing) for spacing in ("time", "logsnr", "karras")}
     fitted, errors = fit_grid(denoiser, run, start(32, seed=1).double(), None, grids)

@@ -170,6 +170,7 @@ def test_a_run_cut_by_steps_is_read_from_its_newest_checkpoint(in_tmp):
     assert "epochs" in only("save_latent", DATASET="digits").given
 
 
+@pytest.mark.slow
 def test_reference_and_samples_are_measured_by_one_extractor(in_tmp):
     for dataset, usual in (("digits", "classifier"), ("fmnist", "efficientnet"), ("cifar10", "inception")):
         found = commands("gen_fid", DATASET=dataset) + commands("calc_fid", DATASET=dataset)
@@ -354,6 +355,7 @@ def test_a_folder_without_results_is_named(in_tmp, capsys):
     assert "broken/fid.json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_mmd_kernel_keeps_its_gradient_at_high_dimension():
     scaled, published = ({row["q"]: row for row in mmd_table.rows_of(256, kernel, batches=30, size=64)}
                          for kernel in ("scaled", "published"))

@@ -370,6 +370,7 @@ def bases():
     return sorted(Path("models").rglob("gaussian-*.pth"))
 
 
+@pytest.mark.slow
 def test_a_large_covariance_is_stored_once_and_the_run_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
     whole = uncut(VANILLA, VANILLA_EXP, tmp_path)[0]
     monkeypatch.setattr(checkpoint, "APART", 1)

@@ -223,6 +223,7 @@ def test_what_can_be_downloaded_is_downloaded_and_then_read(tmp_path, monkeypatc
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["MNIST"]
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
     import torchvision
 

@@ -45,6 +45,7 @@ def test_bounds_of_the_ideal_denoiser_are_just_above_the_entropy(levels):
     assert average(bounds.vdm_nll - truth).mean < 0.15
 
 
+@pytest.mark.slow
 def test_a_coarser_schedule_is_a_looser_bound(levels):
     oracle, x, truth = levels
     model = fixed_variance(unconditional(oracle))
@@ -113,6 +114,7 @@ def test_the_decoder_is_a_distribution_over_the_lattice(v):
     assert (-bounds.ddpm_decoder).exp().sum().item() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_learned_variances_keep_the_bound(levels):
     oracle, x, truth = levels
     for v in (-0.9, 0.0, 1.0):

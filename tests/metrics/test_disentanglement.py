@@ -369,6 +369,7 @@ def test_published_command_scores_the_saved_latents(in_tmp):
     assert all((in_tmp / picture).stat().st_size > 1000 for picture in record["pictures"])
 
 
+@pytest.mark.slow
 def test_several_seeds_give_intervals(in_tmp, capsys):
     factors = factor_table(120, (3, 2))
     for seed in range(3):

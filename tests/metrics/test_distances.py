@@ -198,6 +198,7 @@ def test_kernel_distance_in_chunks_and_its_error_by_hand(monkeypatch):
     assert (chunked.value, chunked.se) == pytest.approx((whole.value, whole.se), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_kernel_distance_is_unbiased_and_its_error_is_its_spread():
     reference = rng(1000).standard_normal((200, 4))
     found = [distances.kernel_distance(reference, rng(seed).standard_normal((60, 4)) * 1.5) for seed in range(150)]

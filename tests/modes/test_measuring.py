@@ -37,6 +37,7 @@ def small_mixtures(monkeypatch):
     monkeypatch.setattr(interval, "SIZES", (1, 2))
     monkeypatch.setattr(interval, "FITTED_ROWS", 1000)
     monkeypatch.setattr(maps, "POINTS", 1)
+    monkeypatch.setattr(by_logsnr, "GRID", 4)
 
 
 class Oracle(nn.Module):

@@ -117,6 +117,7 @@ def test_other_sizes_are_inferred_from_the_file(tmp_path, changes):
     torch.testing.assert_close(denoiser(x, logsnr), expected)
 
 
+@pytest.mark.slow
 def test_missing_extra_or_misshapen_entry_is_one_line(tmp_path):
     """Loading is strict, where published code passes strict=False."""
     file, network = small_file(tmp_path)
