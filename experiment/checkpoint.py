@@ -245,7 +245,7 @@ def note_newer_state(path: Path, step: int) -> None:
     if path == last or not last.is_file() or last.stat().st_mtime_ns < path.stat().st_mtime_ns:
         return
     try:
-        reached = load_checkpoint(last, whole=False).get("step")
+        reached = load_checkpoint(last, whole=False, verify=False).get("step")
     except CommandError:
         return  # training will tell
     if isinstance(reached, int) and reached > step:
