@@ -420,7 +420,8 @@ def over_tau(parts: list[dict], path: str | Path) -> None:
             panel.errorbar([tau for tau, _ in known], [forms[name] for _, forms in known], fmt="s--", color=colour,
                            yerr=[2 * forms[f"{name}_se"] for _, forms in known], markersize=4, capsize=3,
                            label=f"usable by this denoiser: {name}")
-            say_spread(figure)
+    if any("usable_nats" in part for part in parts):
+        say_spread(figure)
     panel.set(xscale="log", yscale="symlog" if high.max() > 20 else "linear")
     panel.set_xticks(taus, [f"{tau:g}" for tau in taus])
     panel.minorticks_off()
