@@ -157,12 +157,12 @@ def pictures(latents: Latents, matrices: dict, folder: Path, number: str, form: 
 
 
 def table(records: list[dict], summary: dict) -> str:
-    """Each score of each file, mean +- sd over folds; below, mean +- half the 95% interval over files."""
+    """Each score of each file, mean +- standard error; below, mean +- half the 95% interval over files."""
     lines = []
     for record in records:
         lines.append(f"{record['name']}: {record['rows']} rows of split {record['split']}, {record['codes']} codes, "
-                     f"{record['labels']} labels; mean +- sd over folds")
-        lines += [f"  {name:22s} " + (UNDEFINED if mean is None else f"{mean:8.4f} +- {record['sd'][name]:.4f}")
+                     f"{record['labels']} labels; mean over folds +- standard error")
+        lines += [f"  {name:22s} " + (UNDEFINED if mean is None else f"{mean:8.4f} +- {record['se'][name]:.4f}")
                   for name, mean in record["mean"].items()]
         lines += information_lines(record)
     if summary:

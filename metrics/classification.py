@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import trange
 
 import modules
+from metrics.folds import fold_error
 from utils import CommandError
 
 
@@ -78,16 +79,6 @@ def participation_ratio(codes: np.ndarray) -> float:
     """
     covariance = np.atleast_2d(np.cov(codes, rowvar=False, dtype=np.float64))
     return float(np.trace(covariance) ** 2 / np.square(covariance).sum()) if covariance.any() else 0.0
-
-
-def fold_error(values: list[float]) -> float:
-    """Standard error of the mean of k folds' values: sd sqrt(1/k + 1/(k-1)) (Nadeau & Bengio 2003, eq. 8).
-
-    The second term is held-out rows over training rows. Folds share most of their training rows, so that sd / sqrt(k)
-    would be too small. NaN for one fold.
-    """
-    count = len(values)
-    return float(np.std(values, ddof=1) * np.sqrt(1 / count + 1 / (count - 1))) if count > 1 else float("nan")
 
 
 def difference(first: dict, second: dict) -> dict:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
+from metrics.folds import fold_error, jackknife_error
 from utils import CommandError
 
 
@@ -34,12 +35,14 @@ class Metric:
     returns  its scores, in words
     labels   'any', or 'attributes' where every label must be 0 or 1
     options  which of predictor, seed and jobs the function takes by name
+    held_out which of its scores are of the held-out rows; the others are of the training rows
     """
 
     score: Callable[..., dict]
     returns: str
     labels: str = "any"
     options: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
 
 
 METRICS: dict[str, Metric] = {}
@@ -110,7 +113,8 @@ def dci(train_codes, train_factors, test_codes, test_factors, predictor: str = "
 
 
 METRICS["dci"] = Metric(
-    dci, "disentanglement, completeness and informativeness", options=("predictor", "seed", "jobs")
+    dci, "disentanglement, completeness and informativeness", options=("predictor", "seed", "jobs"),
+    held_out=("informativeness_test",)
 )
 
 
@@ -228,7 +232,8 @@ def tad(train_codes, train_attributes, test_codes, test_attributes, threshold: f
     return {"tad": float(difference.sum()), "captured": int(counts.sum()), "auroc": auroc, "difference": difference}
 
 
-METRICS["tad"] = Metric(tad, "total AUROC difference, and attributes captured", labels="attributes")
+METRICS["tad"] = Metric(tad, "total AUROC difference, and attributes captured", labels="attributes",
+                        held_out=("tad", "captured"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -320,7 +325,7 @@ def sap(train_codes, train_factors, test_codes, test_factors, jobs: int = -1) ->
     return {"sap": float(_gap(np.stack(columns, axis=1)).mean()), "sap_correlation": float(_gap(squared).mean())}
 
 
-METRICS["sap"] = Metric(sap, "separated attribute predictability, two forms", options=("jobs",))
+METRICS["sap"] = Metric(sap, "separated attribute predictability, two forms", options=("jobs",), held_out=("sap",))
 
 
 def _svm_accuracies(train_codes, train_factor, test_codes, test_factor) -> np.ndarray:
@@ -376,7 +381,8 @@ def factor_vae(train_codes, train_factors, test_codes, test_factors, seed: int =
     }
 
 
-METRICS["factorvae"] = Metric(factor_vae, "FactorVAE score, and its chance level", options=("seed",))
+METRICS["factorvae"] = Metric(factor_vae, "FactorVAE score, and its chance level", options=("seed",),
+                              held_out=("factor_vae",))
 
 
 def _votes(codes, factors, generator, count: int, batch: int, block: int = 1 << 22) -> np.ndarray:
@@ -408,9 +414,9 @@ def evaluate(codes: np.ndarray, factors: np.ndarray, metrics: tuple[str, ...] = 
              folds: int = 5, seed: int = 0, jobs: int = -1) -> dict:
     """Scores of the named METRICS on shuffled folds; MIG and modularity look at the training rows, the larger part.
 
-    Returns folds, {score: [folds values]}; mean and sd (over folds, ddof 1), {score: number}, None where a fold leaves
-    the score undefined; and every array averaged over folds, {metric: {name: array}}. Training rows of folds overlap,
-    so sd understates what another sample, and says nothing of what another training seed, would change.
+    Returns folds, {score: [folds values]}; mean, sd (over folds, ddof 1) and se (metrics/folds.py), {score: number},
+    None where a fold leaves the score undefined; and every array averaged over folds, {metric: {name: array}}. se is of
+    other rows, and says nothing of what another training seed would change.
     Raises CommandError where codes and factors cannot be compared or are fewer than twice the folds.
     """
     from sklearn.model_selection import KFold
@@ -428,8 +434,11 @@ def evaluate(codes: np.ndarray, factors: np.ndarray, metrics: tuple[str, ...] = 
                     arrays.setdefault(metric, {}).setdefault(name, []).append(value)
                 else:
                     values.setdefault(name, []).append(value if value is None else float(value))
+    held_out = {name for metric in metrics for name in METRICS[metric].held_out}
     return {
         "folds": values,
+        "se": {name: _unless_undefined(fold_error if name in held_out else jackknife_error, of_folds)
+               for name, of_folds in values.items()},
         "mean": {name: _unless_undefined(np.mean, of_folds) for name, of_folds in values.items()},
         "sd": {name: _unless_undefined(_deviation, of_folds) for name, of_folds in values.items()},
         "matrices": {

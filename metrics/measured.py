@@ -59,11 +59,12 @@ def classification_values(record: dict) -> Iterator[Value]:
 
 
 def disentanglement_values(record: dict) -> Iterator[Value]:
-    """A score that needs several factors is undefined for a class, null in the file and left out here."""
+    """A score that needs several factors is undefined for a class, null in the file and left out here; files from
+    before know of no standard errors."""
     first = record["files"][0]
     for name, value in first["mean"].items():
         if value is not None:
-            yield Value(f"disentanglement, {name}{_place(first)}", value)
+            yield Value(f"disentanglement, {name}{_place(first)}", value, first.get("se", {}).get(name))
 
 
 def nll_values(record: dict) -> Iterator[Value]:

@@ -51,10 +51,9 @@ def headline(one: Experiment) -> list[tuple[str, str]]:
         own = sources.measures(name, one.record(name) or {})
         wanted = {"latent_quality.json": "psnr", "nll.json": "nll", "classification.json": " from z",
                   "disentanglement.json": "disentanglement", "fid.json": "FID"}[name]
-        there = [measure for measure in own if wanted in measure.name and measure.value is not None]
-        for measure in there[: 2 if name == "latent_quality.json" else 1]:
-            kind = "" if measure.kind == "SE" else f", ± {measure.kind}"
-            found.append((f"{measure.name}{kind}", measured(measure.value, measure.error)))
+        there = [value for value in own if wanted in value.measure and value.value is not None]
+        found += [(value.measure, measured(value.value, value.se))
+                  for value in there[: 2 if name == "latent_quality.json" else 1]]
     information = one.record("mutual_info.json") or {}
     ends = (information.get("bracket_nats") or {}).get("interval")
     if ends:
@@ -337,15 +336,15 @@ def results(experiments: list[Experiment]) -> str:
 
 
 def measure_table(name: str, have: list[tuple[Experiment, dict]]) -> str:
-    """Measures by row, experiments by column. The first column says what ± is where it is no standard error."""
-    found = [{measure.name: measure for measure in sources.measures(name, record)} for _, record in have]
-    kinds = {measure.kind for own in found for measure in own.values() if measure.error is not None}
-    rows = [[escape(row), *(measured(own[row].value, own[row].error) if row in own else "" for own in found)]
+    """Measures by row, experiments by column."""
+    found = [{value.measure: value for value in sources.measures(name, record)} for _, record in have]
+    known = any(value.se is not None for own in found for value in own.values())
+    rows = [[escape(row), *(measured(own[row].value, own[row].se) if row in own else "" for own in found)]
             for row in dict.fromkeys(row for own in found for row in own)]
     if not rows:
         return ""
     head = ["measure", *([one.label for one, _ in have] if len(have) > 1 else ["value"])]
-    return page.table(head, rows) + (f'<p class="soft">±: {escape(", ".join(sorted(kinds)))}</p>' if kinds else "")
+    return page.table(head, rows) + ('<p class="soft">±: standard error</p>' if known else "")
 
 
 def checks(record: dict, label: str) -> str:

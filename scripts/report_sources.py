@@ -17,7 +17,7 @@ import plots
 from config import MODELS, MODES, PROGRAM, Config, reads
 from experiment import checkpoints, find_checkpoint, open_record
 from experiment.exported import WEIGHTS
-from metrics.measured import READERS
+from metrics.measured import READERS, Value
 from utils import CommandError, did_you_mean, file_hash, read_json
 
 FLAGS = {item.name: item for item in fields(Config)}
@@ -141,25 +141,15 @@ def read_results(folder: Path) -> dict[str, dict | str]:
 # What stands in a result file
 
 
-class Measure(NamedTuple):
-    name: str
-    value: float
-    error: float | None
-    kind: str  # of the error: 'SE' or 'SD over 5 folds'
-
-
-def measures(name: str, record: dict) -> list[Measure]:
+def measures(name: str, record: dict) -> list[Value]:
     """The measures of a result file with their errors; of a file that no reader knows, every number that has one."""
     base = Path(name).name
     try:
-        if base.startswith("disentanglement"):
-            return [Measure(key, value, one["sd"].get(key), f"SD over {record.get('fold_count', '')} folds")
-                    for one in record["files"][:1] for key, value in one["mean"].items()]
         if base in READERS:
-            return [Measure(*found, "SE") for found in READERS[base](record)]
+            return list(READERS[base](record))
     except (KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError):
         pass  # of another version: what carries its name can still be shown
-    return [Measure(path, value, error, "SE") for path, value, error in leaves(record) if error is not None]
+    return [Value(*leaf) for leaf in leaves(record) if leaf[2] is not None]
 
 
 def leaves(record, path: str = "") -> Iterator[tuple[str, object, float | None]]:

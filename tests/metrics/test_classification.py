@@ -11,6 +11,7 @@ import commandline
 import train_classifier
 from dataset import registry
 from metrics import classification
+from metrics.folds import fold_error
 from metrics.measured import classification_values
 from modules import Classifier
 from utils import CommandError, load_checkpoint, read_json, write_npz
@@ -178,7 +179,7 @@ def test_errors_are_over_folds_and_differences_are_paired():
     """Nadeau & Bengio's factor for five folds: 1/5 + 1/4."""
     first = {"folds": [0.80, 0.82, 0.84, 0.81, 0.83]}
     second = {"folds": [0.70, 0.72, 0.74, 0.71, 0.73]}
-    assert classification.fold_error(first["folds"]) == pytest.approx(np.std(first["folds"], ddof=1) * 0.45**0.5)
+    assert fold_error(first["folds"]) == pytest.approx(np.std(first["folds"], ddof=1) * 0.45**0.5)
     paired = classification.difference(first, second)
     assert paired["mean"] == pytest.approx(0.1) and paired["se"] == pytest.approx(0, abs=1e-12)
 
