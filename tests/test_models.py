@@ -48,7 +48,8 @@ def rng(count=6, seed=0):
     {"model": "vanilla"}, {"model": "vanilla", "loss": "itd"}, {"model": "diff"}, {"model": "diff", "loss": "itd"},
     {"model": "diff", "kld_weight": 0.5, "mmd_weight": 0.0}, {"model": "diff", "mmd_weight": 0.0, "z_dropout": 0.2},
     {"model": "diff", "conditioning": "crossattn"}, {"model": "diff", "is_bottleneck": True},
-    {"model": "diff", "prior": "10mix"}, {"model": "diff", "prior": "roll", "a_dim": 2},
+    pytest.param({"model": "diff", "prior": "10mix"}, marks=pytest.mark.slow),
+    pytest.param({"model": "diff", "prior": "roll", "a_dim": 2}, marks=pytest.mark.slow),
     {"model": "vae", "mmd_weight": 0.0}, {"model": "vae", "kld_weight": 1.0, "mmd_weight": 0.0},
     {"model": "vae", "kld_weight": 1.0, "mmd_weight": 0.0, "use_C": True}, {"model": "vae", "kld_weight": 0.5},
     {"model": "diff", "schedule": "cosine"},
@@ -79,7 +80,7 @@ def test_kl_is_summed_over_latents_and_averaged_over_the_batch_in_every_model(ki
     assert twice["kl"].mean().item() == pytest.approx(terms["kl"].mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["diff", "vae"])
+@pytest.mark.parametrize("kind", [pytest.param("diff", marks=pytest.mark.slow), "vae"])
 def test_kl_and_the_prior_asked_for_stay_when_mmd_is_on(kind):
     both = build(model=kind, kld_weight=0.5, mmd_weight=0.2)
     terms = both(images(), rng())

@@ -157,7 +157,8 @@ def test_sampling_leaves_global_generators_and_plot_styles_alone(beside):
     assert dict(matplotlib.rcParams) == before[2]
 
 
-@pytest.mark.parametrize("spoil", ["missing", "extra", "shape", "kind", "format", "truncated"])
+@pytest.mark.parametrize("spoil", ["missing", "shape", "kind", "truncated", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("extra", "format"))])
 def test_checkpoints_that_do_not_fit_are_refused(spoil, beside, capsys):
     path = beside / "kept" / EXP / "model-1.pth"
     record = load_checkpoint(path)

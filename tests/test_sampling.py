@@ -196,7 +196,9 @@ def test_heun_agrees_with_diffusers(diffusers):
 # Closed forms
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", [
+    name if name in ("ddpm", "heun", "unipc", "dpmpp_sde") else pytest.param(name, marks=pytest.mark.slow)
+    for name in SAMPLERS])
 def test_every_sampler_draws_from_the_law_of_its_denoiser(name):
     gaussian = GaussianDenoiser([1.0, -0.5], torch.tensor([[0.5, 0.2], [0.2, 0.3]]))
     schedule = linear_schedule(1e-4, 0.1, 200)

@@ -158,8 +158,9 @@ def test_a_run_goes_on_under_another_compile_setting(first, second):
         assert torch.allclose(mixed[name], value, atol=1e-4), name
 
 
-@pytest.mark.parametrize("name", ["model-2.pth", "last.pth"])
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("name, before", [
+    ("model-2.pth", False), ("last.pth", True),
+    pytest.param("model-2.pth", True, marks=pytest.mark.slow), pytest.param("last.pth", False, marks=pytest.mark.slow)])
 def test_killed_around_a_checkpoint_after_the_log_was_written(name, before, tmp_path, monkeypatch):
     expected = uncut(VANILLA, VANILLA_EXP, tmp_path)
     save = training.Run.save
@@ -461,6 +462,7 @@ def test_tensorboard_gets_the_rate_the_speed_and_the_pictures_and_the_log_no_tim
 # What lies in the folders
 
 
+@pytest.mark.slow
 def test_a_log_with_other_lines_in_it_is_gone_on_with_and_drawn(monkeypatch, tmp_path):
     others = b"\n".join([b"{}", b"[]", b"5", b"\xff\xfe", b'{"step": "x"}', b'{"step": 1}', b"", b"[" * 5000])
     assert train(f"{VANILLA} --epochs 1") == 0

@@ -10,7 +10,8 @@ from scipy import stats
 from dataset import points, registry
 from utils import CommandError
 
-PLANE = ["dino", "moons", "scg", "line", "circle", "mixture"]
+PLANE = ["scg", "line", "mixture",
+         *(pytest.param(name, marks=pytest.mark.slow) for name in ("dino", "moons", "circle"))]
 
 
 @lru_cache

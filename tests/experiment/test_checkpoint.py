@@ -178,6 +178,7 @@ def test_codes_of_another_checkpoint_are_refused_by_name_until_it_is_meant(in_tm
     assert "latent_quality.npz" in line and "latent_quality again" in line
 
 
+@pytest.mark.slow
 def test_a_latent_diffusion_of_another_decoder_is_refused_by_name(path, capsys):
     assert run.main(f"--mode train_latent_ddim {FLAGS} --max_steps 1 --batch_size 4000".split()) == 0
     assert run.main(f"--mode eval --is_latent {FLAGS}".split()) == 0

@@ -227,6 +227,7 @@ def test_a_folder_of_another_name_is_found_and_a_contradiction_is_refused(place,
     assert "no checkpoint in copies" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_program_without_modes_leaves_the_flags_of_training_aside(place, capsys):
     flags = "--dataset digits --diffusion_steps 4 --unets_channels 4 --encoder_channels 4 --a_dim 3 --device cpu"
     assert run.main(f"--mode train {flags} --dropout 0 --max_steps 1 --sampling_number 2".split()) == 0

@@ -53,6 +53,7 @@ def test_a_coarser_schedule_is_a_looser_bound(levels):
     assert average(coarse.vdm_nll - fine.vdm_nll).mean > 0.2
 
 
+@pytest.mark.slow
 def test_the_discrete_vdm_bound_tends_to_the_continuous_one(levels):
     oracle, x, _ = levels
     low, high = SCHEDULE.logsnr_range

@@ -265,6 +265,7 @@ def test_the_untrained_encoder_is_the_experiments_own_with_weights_of_the_seed(i
     assert first.shape == (4, 16) and np.array_equal(first, again) and np.abs(first - other).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_training_split_has_a_result_file_of_its_own(in_tmp, capsys):
     digits = registry.load("digits", "train")
     z = digits.batch(np.arange(100)).flatten(1).numpy()[:, 20:36]

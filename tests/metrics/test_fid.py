@@ -323,6 +323,7 @@ def test_statistics_that_no_images_have_are_refused(in_tmp, change, culprit):
         fid.read_statistics("stats.npz")
 
 
+@pytest.mark.slow
 def test_a_data_set_is_a_reference_by_its_name(in_tmp, capsys):
     raw = fid.dataset_images("digits", "./data", "test", reading(3))
     save_classifier("models/digits_classifier.pth", size=raw.shape[-1])

@@ -54,6 +54,7 @@ def test_the_distance_is_in_the_log_and_its_least_is_kept(capsys):
     assert f"models/{EXP}/best.pth (epoch {best['epoch']})" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_knows_its_best(monkeypatch):
     """What is worse than before the interruption replaces nothing."""
     scores = iter([3.0, 1.0, 2.0, 1.5])

@@ -56,6 +56,7 @@ def test_labels_keep_the_names_of_their_columns_and_classes(animals):
         label_column(registry.load("moons", "val"), "kind")
 
 
+@pytest.mark.slow
 def test_codes_are_plotted_by_the_column_and_words_that_are_asked_for(animals, monkeypatch):
     words = f"{tiny.SMALL} --model vae --dataset folder --data_dir set --input_size 8 --num_workers 0 --a_dim 4"
     tiny.checkpoint(words)

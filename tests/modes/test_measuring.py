@@ -177,7 +177,9 @@ def test_mutual_information_of_given_pairs_is_the_known_value(tmp_path):
     assert all(check["passed"] for check in record["checks"])
 
 
-@pytest.mark.parametrize("flags", [("--model", "vae"), ("--model", "diff"), ("--z_dropout", "0.1", "--mi_steps", "0")])
+@pytest.mark.parametrize("flags", [
+    ("--model", "vae"), ("--z_dropout", "0.1", "--mi_steps", "0"),
+    pytest.param(("--model", "diff"), marks=pytest.mark.slow)])
 def test_the_interval_needs_no_denoiser(tmp_path, flags, capsys):
     run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--num_images", "200", "--r_seed", "1", *flags)
     mutual_info.measure_information(run)
@@ -227,7 +229,7 @@ def test_mutual_information_of_a_deterministic_encoder_is_a_curve_over_tau(tmp_p
 
 
 @pytest.mark.parametrize(("flags", "truth"), [
-    (("--dataset", "blobs", "--pair_nats", "3"), 3.0),
+    pytest.param(("--dataset", "blobs", "--pair_nats", "3"), 3.0, marks=pytest.mark.slow),
     (("--dataset", "rectangles", "--pair_nats", "0"), 0.0),
     (("--dataset", "digits", "--z_from", "class"), None),
 ])
@@ -311,6 +313,7 @@ def test_the_interval_of_a_file_of_codes(tmp_path, stochastic, monkeypatch, caps
     assert "broken.npz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_plot_results_draws_from_result_files_alone(tmp_path, capsys, monkeypatch):
     oracle = GaussianDenoiser(torch.zeros(3), torch.from_numpy(points.mvn_covariance(3)[:3, :3]))
     run = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--dataset", "mvn", "--a_dim", "3", "--loss", "itd",
