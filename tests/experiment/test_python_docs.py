@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, full_networks):  # the notebook is another process
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("place")
         patch.chdir(folder)
