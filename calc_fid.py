@@ -130,7 +130,7 @@ def _run(argv: list[str]) -> None:
     entries = read_json(path) if path.exists() else {}
     if not isinstance(entries, dict):
         raise CommandError(f"{path} holds no results of calc_fid.py: move it away, or give --output")
-    place = find_reference(args)
+    place, origin = find_reference(args), drawn_from(Path(args.folder))
 
     import distributed
     from metrics import fid
@@ -147,7 +147,7 @@ def _run(argv: list[str]) -> None:
     if not distributed.is_main():
         return
     name = entry_name(args, place, record)
-    record = {**record, "source": shown(args.folder), **drawn_from(Path(args.folder)), "call": vars(args),
+    record = {**record, "source": shown(args.folder), **origin, "call": vars(args),
               "versions": versions()}
     write_json(path, {**entries, name: record})
     print(report(record, path))

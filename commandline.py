@@ -163,10 +163,10 @@ def _add_extra(parser: argparse.ArgumentParser, extra) -> list[argparse.Action]:
     return parser._actions[before:]
 
 
-def _refuse_unread(row: Mode, name_: str, given: frozenset[str], also: Iterable[str]) -> None:
+def _refuse_unread(row: Mode, reader: str, given: frozenset[str], also: Iterable[str]) -> None:
     """Raise CommandError for a typed flag that neither the mode or program reads, nor one of those after it."""
-    readers = [(row, name_), *((MODES.get(name, PROGRAM), name) for name in also)]
+    readers = [(row, reader), *((MODES.get(name, PROGRAM), name) for name in also)]
     for name in sorted(given):
-        if not (FIELDS[name].metadata["anywhere"] or any(reads(*reader, name) for reader in readers)):
-            where = f"--mode {name_}" if name_ in MODES else "this program"
+        if not (FIELDS[name].metadata["anywhere"] or any(reads(*one, name) for one in readers)):
+            where = f"--mode {reader}" if reader in MODES else "this program"
             raise CommandError(f"--{name} has no effect on {where}: leave it out")

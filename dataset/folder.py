@@ -43,7 +43,8 @@ def read(spec: Spec, root: Path) -> Source:
     else:
         labels, details = None, {}
         beside = [name for name in names if all(part in folders for part in name.split("/")[:-1])]
-        if 0 < len(beside) < len(names) - len(beside):
+        inside = [name for name in names if name not in set(beside)]
+        if beside and inside and folder_classes(inside, frozenset(folders)):
             note(f"{root}: no labels, since {beside[0]} lies in no folder of a class (of {len(beside)} in all)")
     return Source(Files(root, names), labels, folder_splits(root, names, folders), details)
 

@@ -226,8 +226,15 @@ def expand_from(argv: list[str], mode: str | None = None) -> list[str]:
     stored = stored_config(path)
     kinds = ("model", "training") if mode == "train" else ("model",)
     place = [] if stored.data_dir == config_module.Config().data_dir else ["--data_dir", stored.data_dir]
-    length = ["--epochs", str(stored.epochs)] if mode == "train" else []
+    length = ["--epochs", str(_length(path, stored))] if mode == "train" else []
     return [*config_module.words_of(stored, kinds), *length, *place, *argv]  # what is typed wins, and is compared later
+
+
+def _length(path: Path, stored: Config) -> int:
+    """How many epochs the run at a path has: its last state knows, where it was extended and interrupted."""
+    with contextlib.suppress(CommandError):
+        return stored_config(path / "last.pth").epochs
+    return stored.epochs
 
 
 def best_checkpoint(folder: Path, given: frozenset[str]) -> Path:

@@ -165,7 +165,7 @@ def verdict(rows: list[dict]) -> dict | None:
 
 
 def draw_curves(rows: list[dict], floor: float, path: Path, title: str) -> None:
-    """A column a spacing; above the Frechet distance (one standard error, ddpm as lines), below the path error."""
+    """A column a spacing; above the Frechet distance (2 standard errors, ddpm as lines), below the path error."""
     import plots
 
     panels = {}

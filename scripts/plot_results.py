@@ -67,7 +67,7 @@ def draw_bounds(records: list[dict], output: Path) -> None:
 
 
 def draw_training(records: list[dict], output: Path) -> None:
-    """Training and validation loss of the experiments whose logs are where their config says."""
+    """Training and validation loss of the experiments whose logs are where their config says, each once."""
     series, units = {}, set()
     for config in {record["config"].experiment: record["config"] for record in records}.values():
         metrics = config_module.folder(config, "logs") / "metrics.jsonl"
@@ -113,8 +113,8 @@ def draw_information(records: list[dict], output: Path, by: str | None) -> None:
     noisy = {}  # intervals
     for record in filter(lambda record: record["over_tau"], records):
         taus = [part["tau"] for part in record["over_tau"]]
-        noisy[record["name"]] = taus, *zip(*(part["bracket_nats"]["interval"]
-                                                          for part in record["over_tau"]), strict=True)
+        noisy[record["name"]] = taus, *zip(*(part["bracket_nats"]["interval"] for part in record["over_tau"]),
+                                           strict=True)
     if noisy:
         plots.lines({}, output / "information_tau.png", "I(x; z + tau noise), from .. to", "tau, in deviations of z",
                     "nats", logx=True, bands=noisy)

@@ -81,9 +81,9 @@ def verdicts(experiments: list[Experiment]) -> str:
             lines += [page.note(f"{of}failed check in {name}: {check}: {detail}", "failed")
                       for check, passed, detail in sources.checks(record) if not passed]
             parts = record.items() if name == "fid.json" else [("", record)]  # an entry for each folder of images
-            for entry in [entry for entry, part in parts if not hashes_in(part) <= {one.hash}]:
-                lines.append(page.note(f"{of}{name}{entry and f', {entry},'} was measured on another checkpoint "
-                                       f"({record.get('checkpoint', 'unnamed')}), not on {one.path}", "care"))
+            others = [entry for entry, part in parts if not hashes_in(part) <= {one.hash}]
+            lines += [page.note(f"{of}{name}{entry and f', {entry},'} was measured on another checkpoint than "
+                                f"{one.path}", "care") for entry in others]
     return "".join(lines)
 
 

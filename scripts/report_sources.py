@@ -233,7 +233,11 @@ def commands(name: str, record: dict, experiment: Experiment) -> list[str]:
     stem = Path(str(record.get("checkpoint", ""))).stem
     if stem.startswith("model-") and stem[6:].isdigit():
         words += ["--epochs", str(int(stem[6:]))]
-    return [experiment.command(maker, words)]
+    lines = [experiment.command(maker, words)]
+    if maker.endswith(".py") and not values.get("codes"):  # the programs read codes
+        split = record.get("split") or record["files"][0]["split"]
+        lines.insert(0, experiment.command("save_latent", ["--split", split] if split in ("train", "val") else []))
+    return lines
 
 
 def program_words(key: str, value) -> list[str]:

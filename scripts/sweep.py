@@ -29,7 +29,7 @@ from commandline import Parser
 from config import MODES, PROGRAM, Command, Config, integer, reads
 from dataset import registry
 from scripts import summary
-from utils import CommandError, exit_status, file_hash, read_json, write_json
+from utils import CommandError, exit_status, file_hash, load_checkpoint, read_json, write_json
 
 PROG = "scripts.sweep"
 SUITE = Path(__file__).resolve().parents[1]
@@ -136,14 +136,17 @@ def measures_of(run: Run, wanted: list[str] | None) -> list[str]:
 
 def carry_out(run: Run, wanted: list[str] | None, threads: int) -> str:
     """Train and measure one run. Returns what went wrong, or ''."""
-    name = run.command.config.experiment
+    config = run.command.config
+    name = config.experiment
     log = Path("results", "sweep", name.replace("/", "-") + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     if failed := _step(run, "train", log, threads):
         return failed
-    newest = max(run.checkpoints.glob("model-*.pth"), key=_epoch)
-    if _epoch(newest) > run.command.config.epochs:
-        return f"{name}: {newest} is of a longer run than --epochs {run.command.config.epochs}: add --tag NAME"
+    there = load_checkpoint(run.checkpoints / "last.pth", whole=False, verify=False)["config"]
+    if (there["epochs"], there.get("max_steps")) != (config.epochs, config.max_steps):
+        return (f"{name}: {run.checkpoints} holds a run of --epochs {there['epochs']}, not of {config.epochs}: "
+                f"add --tag NAME")
+    newest = max(run.checkpoints.glob("model-*.pth"), key=lambda path: int(path.stem.split("-")[1]))
     notes = log.with_suffix(".json")
     known = read_json(notes) if notes.exists() else {}
     done = set()  # steps that measures share
@@ -166,10 +169,6 @@ def _made(run: Run, measure: str, checkpoint: Path) -> dict:
             "results": {path.name: file_hash(path) for path in results}}
 
 
-def _epoch(checkpoint: Path) -> int:
-    return int(checkpoint.stem.split("-")[1])
-
-
 def _step(run: Run, step: str, log: Path, threads: int) -> str:
     """Carry out a mode or a program. Returns what went wrong, or ''."""
     words = run.words(step)
@@ -188,10 +187,11 @@ def _run(argv: list[str]) -> int:
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
         ends = pool.map(lambda run: carry_out(run, args.measure, threads), runs)
-        failed = list(filter(None, tqdm(ends, total=len(runs), desc="sweep", unit="run")))
+        ends = list(tqdm(ends, total=len(runs), desc="sweep", unit="run"))
+    failed = list(filter(None, ends))
     for line in failed:
         print(line, file=sys.stderr)
-    folders = [run.results for run in runs if run.results.is_dir()]
+    folders = [run.results for run, end in zip(runs, ends, strict=True) if not end and run.results.is_dir()]
     if not folders:
         raise CommandError("no run of the sweep left a result")
     print(summary.write(folders, args.output))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import config as config_module
 import eval_disentanglement
 import gen_fid_stats
 import train_classifier
@@ -16,7 +17,7 @@ from commandline import parse
 from dataset import registry
 from run import check_served
 from scripts import compare_samplers, mmd_table, plot_results, summary, sweep
-from utils import read_json, write_json
+from utils import read_json, save_checkpoint, write_json
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 EXPERIMENTS = ("run", "eval_fid", "gen_fid", "calc_fid", "save_latent", "latent_quality", "train_classifier",
@@ -291,7 +292,7 @@ def test_a_sweep_of_which_a_run_failed_says_so_by_its_status(in_tmp, monkeypatch
     monkeypatch.setattr(sweep.summary, "write", lambda folders, output: f"{len(folders)} columns")
     assert sweep.main(["--mmd_weight", "0.01", "0.1", "--", "--dataset", "digits"]) == 1
     printed = capsys.readouterr()
-    assert "status 2" in printed.err and "2 columns" in printed.out
+    assert "status 2" in printed.err and "1 columns" in printed.out
     assert sweep.main(["--mmd_weight", "0.2", "0.1", "--seeds", "1", "--", "--dataset", "digits", "--tag", "b"]) == 0
 
 
@@ -302,6 +303,8 @@ def test_a_sweep_measures_again_what_another_command_line_made(in_tmp, monkeypat
         ran.append(name)
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         (run.checkpoints / "model-2.pth").write_text("weights")
+        if not (run.checkpoints / "last.pth").exists():
+            save_checkpoint(run.checkpoints / "last.pth", {"config": config_module.to_dict(run.command.config)})
         if name == "nll":
             write_json(run.results / "nll.json", run.words(name))
         return ""
@@ -319,7 +322,7 @@ def test_a_sweep_measures_again_what_another_command_line_made(in_tmp, monkeypat
     write_json(result, "of another command in between")
     assert carry_out("--epochs", "2", "--npoints", "7") == ("", ["train", "nll"])
     said, steps = carry_out("--epochs", "1")
-    assert "of a longer run than --epochs 1" in said and steps == ["train"]
+    assert "holds a run of --epochs 2, not of 1" in said and steps == ["train"]
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from diffusion import SimpleObjective, linear_schedule
 from experiment import load
 from experiment.measuring import Sample, codes_of, stratified_se
 from experiment.validation import validation, validation_curve
-from utils import CommandError, read_json, read_npz
+from utils import CommandError, load_checkpoint, read_json, read_npz, save_checkpoint
 
 EXP, VANILLA = "digits_2d_0.1mmd_4steps_4unet_4enc", "digits_4steps_4unet"
 
@@ -247,6 +247,11 @@ def test_training_goes_on_from_a_folder(place, capsys):
     again = words.replace("--epochs 2 ", "")
     assert run.main(again.split()) == 0  # of as many epochs as the run has
     assert "this run is finished (2 epochs" in capsys.readouterr().out
+    last = Path("models/vanilla/line_4steps_4unet/last.pth")  # as of a run extended to 7 epochs, and interrupted
+    record = load_checkpoint(last)
+    save_checkpoint(last, {**record, "config": {**record["config"], "epochs": 7}})
+    assert run.main(again.split()) == 0
+    assert "step 4 of 14" in capsys.readouterr().out and Path("models/vanilla/line_4steps_4unet/model-7.pth").exists()
 
 
 def test_a_missing_checkpoint_names_what_is_like_it(place, capsys):

@@ -313,6 +313,13 @@ def test_evaluate_gives_folds_mean_and_sd():
     assert result["sd"]["mig"] == pytest.approx((sum((v - sum(values) / 5) ** 2 for v in values) / 4) ** 0.5)
 
 
+def test_scores_of_held_out_rows_are_scores():
+    factors = factor_table(60, (2, 2))
+    for name, row in dis.METRICS.items():
+        found = dis.evaluate(factors + noise(60, 2), factors, (name,), "lasso", folds=2, jobs=1)
+        assert set(row.held_out) <= found["se"].keys() == found["mean"].keys()
+
+
 def test_a_standard_error_of_training_rows_is_no_less_than_the_spread_over_samples():
     """Fault: the spread over folds, which share three quarters of their training rows, is a third of it."""
     found = []
