@@ -21,6 +21,7 @@ def clothes():
     return load(ROOT / "examples/fmnist", device="cpu")
 
 
+@pytest.mark.slow
 def test_the_shipped_model_samples_encodes_and_gives_back(clothes):
     x = clothes.sample(2, steps=5)
     z = clothes.encode(x)

@@ -216,7 +216,7 @@ def outcome(path: Path, record: dict) -> str:
     return "used"
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=14, deadline=None, derandomize=True)
 @given(st.data())
 def test_a_stored_checkpoint_with_any_field_changed_is_used_or_one_line(stored, data):
     path, record, found = stored

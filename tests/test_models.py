@@ -110,6 +110,7 @@ def test_the_reconstruction_compares_with_the_clean_image():
         assert torch.allclose(model(x, rng(seed=seed))["reconstruction"], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_untrained_denoising_error_is_that_of_no_guess_in_both_units():
     """A network that answers 0: the simple loss is the mean of eps^2, the itd loss a valid bound on the entropy."""
     simple = build(model="vanilla", asleep=True)(images(400), rng(400))["denoise"]

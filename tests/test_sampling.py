@@ -347,6 +347,7 @@ def test_the_cheapest_path_is_that_of_trying_all():
         assert cheapest_path(cost, 4, growth) == paths[int(np.argmin(total))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denoiser, run, margin", [
     pytest.param(GAUSSIAN, unipc, 0.6, marks=pytest.mark.slow), (MIXTURE, ipndm, 1.0)], ids=["gaussian", "mixture"])
 def test_a_fitted_grid_errs_less_than_the_usual_ones_on_other_samples(denoiser, run, margin):

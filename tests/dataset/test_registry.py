@@ -189,6 +189,7 @@ def test_idx_files_that_do_not_belong_together_are_refused(tmp_path):
     assert "t10k-labels" in refusal("mnist", "test", root=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/usr/share/datasets/fashion-mnist").is_dir(), reason="needs dataset-fashion-mnist")
 def test_the_real_fashion_mnist_of_debian(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "DEBIAN", Path("/usr/share/datasets/fashion-mnist"))

@@ -64,6 +64,7 @@ def test_samples_are_those_of_eval(place, model):
         assert np.abs(stored - np.asarray(picture)).max() <= 1
 
 
+@pytest.mark.slow
 def test_decoding_a_z_with_its_own_noise_gives_the_image_back(model):
     x = model.load_data("test").batch(range(2))
     z = model.encode(x)

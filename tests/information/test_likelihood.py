@@ -246,6 +246,7 @@ def test_dequantised_and_lattice_values(levels):
     assert lattice_value.mean < -10 * lattice_value.se
 
 
+@pytest.mark.slow
 def test_the_choice_is_made_on_other_data_and_no_worse_there(levels_curve, levels):
     """Fault: curves are clamped and selected on the data that they are reported on."""
     lattice, oracle = levels

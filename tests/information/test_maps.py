@@ -47,6 +47,7 @@ def coverage(index):
     return torch.from_numpy(shapes3d.coverage(ROWS[index].numpy(), SIZE))
 
 
+@pytest.mark.slow
 def test_an_exact_map_sums_to_the_information_and_lies_where_the_factor_is_seen():
     chosen = torch.arange(0, len(ROWS), 3)
     batches = [(part, IMAGES[part]) for part in chosen.split(25)]

@@ -43,7 +43,7 @@ def test_names_stand_for_classes_attributes_and_values_of_factors():
         assert culprit in str(error.value)
 
 
-@pytest.mark.parametrize("model", ["diff", "vae"])
+@pytest.mark.parametrize("model", ["diff", pytest.param("vae", marks=pytest.mark.slow)])
 def test_the_image_moves_along_the_direction_and_stays_at_0(in_tmp, monkeypatch, capsys, model):
     """At 0 it is the reconstruction; away from it the code has moved by s sqrt(a_dim) deviations towards the label."""
     path = checkpoint(f"--dataset digits --model {model}")

@@ -85,6 +85,7 @@ def test_nll_of_points_names_the_exact_excess(tmp_path):
     assert record["num_images"] == 3000
 
 
+@pytest.mark.slow
 def test_the_estimator_is_chosen_with_other_noise_than_it_is_reported_with(tmp_path, monkeypatch):
     seeds, measure = [], nll.error_curve
 
@@ -165,7 +166,7 @@ def test_a_conditional_likelihood_is_never_printed_as_the_likelihood(tmp_path):
 def test_mutual_information_of_given_pairs_is_the_known_value(tmp_path):
     covariance = torch.from_numpy(points.mvn_covariance(2))
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "mvn", "--a_dim", "2", "--loss", "itd", "--z_dropout",
-                  "0.1", "--npoints", "32", "--num_images", "4000", network=PairDenoiser(covariance, 2))
+                  "0.1", "--npoints", "32", "--num_images", "3000", network=PairDenoiser(covariance, 2))
     mutual_info.measure_information(run)
     record = results(run, "mutual_info.json")
     assert record["exact_nats"] == pytest.approx(0.2939, abs=1e-4)
