@@ -277,7 +277,8 @@ def ends(denoiser, top, steps, dims):
     return {name: error(SAMPLERS[name](denoiser, x, grid), exact) for name in ("ddim", "dpmpp", *NEW)}
 
 
-@pytest.mark.parametrize("denoiser, top, dims", [(GAUSSIAN, math.inf, 3), (MIXTURE, math.inf, 3), (POINTS, 0.0, 4)],
+@pytest.mark.parametrize("denoiser, top, dims", [
+    (GAUSSIAN, math.inf, 3), pytest.param(MIXTURE, math.inf, 3, marks=pytest.mark.slow), (POINTS, 0.0, 4)],
                          ids=["gaussian", "mixture", "finite set"])
 def test_at_five_steps_a_new_solver_errs_at_most_half_as_much(denoiser, top, dims):
     """A finite set up to log-SNR 0: beyond, x falls to one of its points, and the error is a matter of which."""

@@ -128,7 +128,8 @@ def uncut(words, exp, tmp_path):
 @pytest.mark.parametrize("words, exp", [
     (EVERYTHING, EXP),
     (f"{VANILLA} --loss itd", "vanilla/moons_itd_20steps_8unet"),
-    ("--model vae --dataset moons --mmd_weight 0 --kld_weight 1", "vae/moons_4d_1kld_8unet_8enc"),
+    pytest.param("--model vae --dataset moons --mmd_weight 0 --kld_weight 1", "vae/moons_4d_1kld_8unet_8enc",
+                 marks=pytest.mark.slow),
     pytest.param(f"{EVERYTHING} --compile off", EXP, marks=pytest.mark.slow),
     pytest.param(f"{VANILLA} --compile full", VANILLA_EXP, marks=pytest.mark.slow),
 ])

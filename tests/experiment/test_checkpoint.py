@@ -222,6 +222,7 @@ def test_another_folder_of_as_many_pictures_is_another_data_set(in_tmp, capsys, 
     assert run.main(f"--mode save_latent {words.replace('--max_steps 2', '')} --data_dir b".split()) == 0
 
 
+@pytest.mark.slow
 def test_a_result_says_how_the_model_was_trained_and_how_it_was_called(in_tmp):
     words = "--unets_channels 4 --diffusion_steps 4 --device cpu --dataset digits --model vanilla --sampling_number 3"
     fit = "--epochs 1 --learning_rate 3e-3 --dropout 0 --batch_size 1000"

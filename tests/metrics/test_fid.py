@@ -464,6 +464,7 @@ def test_clean_resizing_is_pils_on_unrounded_values(inception_home, tmp_path, mo
     assert clean.identity() != plain.identity()
 
 
+@pytest.mark.slow
 def test_weights_that_are_missing_broken_or_out_of_reach(in_tmp, capsys, monkeypatch):
     package = pytest.importorskip("pytorch_fid.inception")
     save_images(in_tmp / "celeba_imgs", 2)

@@ -214,6 +214,7 @@ def test_mutual_information_of_a_stochastic_encoder(tmp_path):
     assert record["lost_below_range_nats"] > 0
 
 
+@pytest.mark.slow
 def test_mutual_information_of_a_deterministic_encoder_is_a_curve_over_tau(tmp_path):
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "moons", "--a_dim", "2", "--z_dropout", "0.1",
                   "--npoints", "2", "--num_images", "20", "--mi_steps", "2", "--tau", "1", "0.1")
