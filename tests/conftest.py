@@ -1,6 +1,7 @@
 """What every test stands on: networks and pictures as small as they can be, since what most tests ask of them is that
 they are there. A test of a network or a picture itself asks for `full_networks` or `full_pictures`."""
 
+import gc
 from pathlib import Path
 
 import matplotlib
@@ -25,6 +26,11 @@ def use_networks(unet: dict, multipliers: dict) -> None:
 
 
 use_networks(*SMALL)
+
+
+def pytest_collection_finish():
+    """What was imported by now stays: collections of garbage need not look at it every time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
