@@ -147,8 +147,7 @@ def _run(argv: list[str]) -> None:
     if not distributed.is_main():
         return
     name = entry_name(args, place, record)
-    record = {**record, "source": shown(args.folder), **origin, "call": vars(args),
-              "versions": versions()}
+    record = {**record, "source": shown(args.folder), **origin, "call": vars(args), "versions": versions()}
     write_json(path, {**entries, name: record})
     print(report(record, path))
     if picture:

@@ -42,8 +42,9 @@ def read(spec: Spec, root: Path) -> Source:
              f"{' ...' if len(details['label_names']) > 5 else ''}")
     else:
         labels, details = None, {}
-        beside = [name for name in names if all(part in folders for part in name.split("/")[:-1])]
-        inside = [name for name in names if name not in set(beside)]
+        beside, inside = [], []
+        for name in names:
+            (beside if all(part in folders for part in name.split("/")[:-1]) else inside).append(name)
         if beside and inside and folder_classes(inside, frozenset(folders)):
             note(f"{root}: no labels, since {beside[0]} lies in no folder of a class (of {len(beside)} in all)")
     return Source(Files(root, names), labels, folder_splits(root, names, folders), details)

@@ -223,18 +223,19 @@ def expand_from(argv: list[str], mode: str | None = None) -> list[str]:
     path = Path(typed)
     if mode == "train" and exported.is_export(named_checkpoint(path)):
         raise CommandError(f"{path} is an export, which training cannot go on from: give the folder of its experiment")
-    stored = stored_config(path)
+    stored = _last_config(path) if mode == "train" else stored_config(path)
     kinds = ("model", "training") if mode == "train" else ("model",)
     place = [] if stored.data_dir == config_module.Config().data_dir else ["--data_dir", stored.data_dir]
-    length = ["--epochs", str(_length(path, stored))] if mode == "train" else []
+    length = ["--epochs", str(stored.epochs)] if mode == "train" else []
     return [*config_module.words_of(stored, kinds), *length, *place, *argv]  # what is typed wins, and is compared later
 
 
-def _length(path: Path, stored: Config) -> int:
-    """How many epochs the run at a path has: its last state knows, where it was extended and interrupted."""
+def _last_config(path: Path) -> Config:
+    """The config of a folder's last state, which knows of an extended run that was interrupted; else `stored_config`.
+    """
     with contextlib.suppress(CommandError):
-        return stored_config(path / "last.pth").epochs
-    return stored.epochs
+        return stored_config(path / "last.pth")
+    return stored_config(path)
 
 
 def best_checkpoint(folder: Path, given: frozenset[str]) -> Path:

@@ -33,10 +33,15 @@ def fid_values(record: dict) -> Iterator[Value]:
             yield Value(f"KID, {pair}", entry["kid"], entry["kid_se"])
 
 
+def other_split(record: dict) -> str | None:
+    """The split of a result file, or of its first file of codes, where it is not test; None for files from before."""
+    split = record.get("split") or next((one.get("split") for one in record.get("files", ())), None)
+    return split if split in ("train", "val") else None
+
+
 def _place(record: dict) -> str:
-    """The split, where it is another one than the usual."""
-    split = record.get("split", "test")
-    return f", {split} split" if split in ("train", "val") else ""
+    split = other_split(record)
+    return f", {split} split" if split else ""
 
 
 def quality_values(record: dict) -> Iterator[Value]:
@@ -64,7 +69,7 @@ def disentanglement_values(record: dict) -> Iterator[Value]:
     first = record["files"][0]
     for name, value in first["mean"].items():
         if value is not None:
-            yield Value(f"disentanglement, {name}{_place(first)}", value, first.get("se", {}).get(name))
+            yield Value(f"disentanglement, {name}{_place(record)}", value, first.get("se", {}).get(name))
 
 
 def nll_values(record: dict) -> Iterator[Value]:
@@ -116,13 +121,9 @@ def measured(folder: Path, checkpoint: Path, checkpoint_hash: str) -> tuple[list
             continue
         try:
             record = read_json(path)
-            if name == "fid.json":  # an entry for each folder of images
-                others = [entry for entry in record if not hashes_in(record[entry]) <= {checkpoint_hash}]
-                left_out += [f"{path}: '{entry}' is of another checkpoint" for entry in others]
-                record = {entry: value for entry, value in record.items() if entry not in others}
-            elif not hashes_in(record) <= {checkpoint_hash}:
-                left_out.append(f"{path} is of another checkpoint")
-                continue
+            others = of_another(name, record, checkpoint_hash)
+            left_out += [f"{path}{entry and f': {entry!r}'} is of another checkpoint" for entry in others]
+            record = {} if "" in others else {key: value for key, value in record.items() if key not in others}
             if record:
                 found.append(Measured(path, list(values(record)), command_of(name, record, checkpoint)))
         except CommandError as error:
@@ -130,6 +131,13 @@ def measured(folder: Path, checkpoint: Path, checkpoint_hash: str) -> tuple[list
         except (KeyError, IndexError, TypeError, AttributeError):
             left_out.append(f"{path} is not of this program's making")
     return found, left_out
+
+
+def of_another(name: str, record: dict, checkpoint_hash: str) -> list[str]:
+    """The entries of fid.json, one a folder of images, that are of another checkpoint; [''] for another file that is.
+    """
+    parts = record.items() if name == "fid.json" else [("", record)]
+    return [entry for entry, part in parts if not hashes_in(part) <= {checkpoint_hash}]
 
 
 def hashes_in(record) -> set[str]:
@@ -161,9 +169,9 @@ def command_of(name: str, record: dict, checkpoint: Path) -> str:
         return shlex.join(["python", "run.py", "--mode", str(call["mode"]), *words])
     program = shlex.join(["python", MAKERS[name.partition(".")[0].partition("_")[0]], *words,
                           *_own_words(call, (*fields, "output"))])
-    split = record.get("split") or record["files"][0]["split"]
+    split = other_split(record)
     encodes = shlex.join(["python", "run.py", "--mode", "save_latent", "--from", str(checkpoint),
-                          *(["--split", split] if split in ("train", "val") else [])])
+                          *(["--split", split] if split else [])])
     return program if "codes" in fields else f"{encodes}\n{program}"  # the programs read codes
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import config as config_module
 from commandline import Parser
 from config import Command, Config, integer
-from metrics.measured import hashes_in
+from metrics.measured import of_another
 from modes.export import training_command
 from scripts import report_page as page
 from scripts import report_sources as sources
@@ -80,10 +80,8 @@ def verdicts(experiments: list[Experiment]) -> str:
                 continue
             lines += [page.note(f"{of}failed check in {name}: {check}: {detail}", "failed")
                       for check, passed, detail in sources.checks(record) if not passed]
-            parts = record.items() if name == "fid.json" else [("", record)]  # an entry for each folder of images
-            others = [entry for entry, part in parts if not hashes_in(part) <= {one.hash}]
             lines += [page.note(f"{of}{name}{entry and f', {entry},'} was measured on another checkpoint than "
-                                f"{one.path}", "care") for entry in others]
+                                f"{one.path}", "care") for entry in of_another(name, record, one.hash)]
     return "".join(lines)
 
 

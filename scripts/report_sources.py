@@ -17,7 +17,7 @@ import plots
 from config import MODELS, MODES, PROGRAM, Config, reads
 from experiment import checkpoints, find_checkpoint, open_record
 from experiment.exported import WEIGHTS
-from metrics.measured import READERS, Value
+from metrics.measured import READERS, Value, other_split
 from utils import CommandError, did_you_mean, file_hash, read_json
 
 FLAGS = {item.name: item for item in fields(Config)}
@@ -235,8 +235,8 @@ def commands(name: str, record: dict, experiment: Experiment) -> list[str]:
         words += ["--epochs", str(int(stem[6:]))]
     lines = [experiment.command(maker, words)]
     if maker.endswith(".py") and not values.get("codes"):  # the programs read codes
-        split = record.get("split") or record["files"][0]["split"]
-        lines.insert(0, experiment.command("save_latent", ["--split", split] if split in ("train", "val") else []))
+        split = other_split(record)
+        lines.insert(0, experiment.command("save_latent", ["--split", split] if split else []))
     return lines
 
 

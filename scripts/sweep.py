@@ -29,7 +29,7 @@ from commandline import Parser
 from config import MODES, PROGRAM, Command, Config, integer, reads
 from dataset import registry
 from scripts import summary
-from utils import CommandError, exit_status, file_hash, load_checkpoint, read_json, write_json
+from utils import CommandError, exit_status, file_hash, read_json, write_json
 
 PROG = "scripts.sweep"
 SUITE = Path(__file__).resolve().parents[1]
@@ -142,11 +142,13 @@ def carry_out(run: Run, wanted: list[str] | None, threads: int) -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     if failed := _step(run, "train", log, threads):
         return failed
-    there = load_checkpoint(run.checkpoints / "last.pth", whole=False, verify=False)["config"]
-    if (there["epochs"], there.get("max_steps")) != (config.epochs, config.max_steps):
-        return (f"{name}: {run.checkpoints} holds a run of --epochs {there['epochs']}, not of {config.epochs}: "
+    from experiment.checkpoint import checkpoints, stored_config
+
+    there = stored_config(run.checkpoints / "last.pth")
+    if (there.epochs, there.max_steps) != (config.epochs, config.max_steps):
+        return (f"{name}: {run.checkpoints} holds a run of --epochs {there.epochs}, not of {config.epochs}: "
                 f"add --tag NAME")
-    newest = max(run.checkpoints.glob("model-*.pth"), key=lambda path: int(path.stem.split("-")[1]))
+    newest = file_hash(checkpoints(run.checkpoints)[0])
     notes = log.with_suffix(".json")
     known = read_json(notes) if notes.exists() else {}
     done = set()  # steps that measures share
@@ -162,10 +164,10 @@ def carry_out(run: Run, wanted: list[str] | None, threads: int) -> str:
     return ""
 
 
-def _made(run: Run, measure: str, checkpoint: Path) -> dict:
-    """What a measurement is made by, and of, and what it left: of one that is kept all three are the same."""
+def _made(run: Run, measure: str, checkpoint: str) -> dict:
+    """What a measurement is made by, the hash of what it is of, and what it left: of a kept one all are the same."""
     results = sorted(run.results.glob(f"{measure}*.json"))
-    return {"commands": [" ".join(run.words(step)) for step in STEPS[measure]], "checkpoint": file_hash(checkpoint),
+    return {"commands": [" ".join(run.words(step)) for step in STEPS[measure]], "checkpoint": checkpoint,
             "results": {path.name: file_hash(path) for path in results}}
 
 
