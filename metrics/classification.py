@@ -318,7 +318,7 @@ def train_images(batch: Callable[[np.ndarray], Tensor], labels: np.ndarray, head
 
 @torch.no_grad()
 def right_answers(network: modules.Classifier, batch: Callable[[np.ndarray], Tensor], labels: np.ndarray,
-             heads: list[int]) -> np.ndarray:
+                  heads: list[int]) -> np.ndarray:
     """Whether each head gets a row's label right. -> bool [N, K]"""
     right = []
     for rows in np.array_split(np.arange(len(labels)), -(-len(labels) // 256)):
