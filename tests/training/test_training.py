@@ -1,9 +1,7 @@
-"""The training loop: what a run leaves, how it goes on after any interruption, when it refuses."""
+"""What a run leaves, says and reads, and what it does where one of these fails."""
 
-import functools
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,264 +11,33 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from runs import (
+    BATCH,
+    EVERYTHING,
+    EXP,
+    ROOT,
+    ROWS,
+    TINY,
+    VANILLA,
+    VANILLA_EXP,
+    Killed,
+    assert_equal,
+    at_step,
+    kill,
+    last,
+    lines,
+    metrics,
+    part,
+    train,
+    uncut,
+)
 
-import commandline
-import run
 import training
 from config import Config
 from dataset import registry
-from experiment import build_fresh, checkpoint, fit_gaussian
+from experiment import checkpoint, fit_gaussian
 from experiment import said as talk
-from rng import Rng
 from utils import CommandError, RunError, load_checkpoint, locked
-
-ROOT = Path(__file__).parents[1]
-ROWS, BATCH = 38, 16  # two steps an epoch, and six rows left over
-TINY = (
-    f"--mode train --device cpu --unets_channels 8 --encoder_channels 8 --diffusion_steps 20 --a_dim 4 --epochs 3 "
-    f"--batch_size {BATCH} --save_epochs 2"
-)
-EVERYTHING = (
-    "--dataset digits --unets_channels 4 --encoder_channels 4 --kld_weight 0.1 --mmd_weight 0.1 --z_dropout 0.2 "
-    "--dropout 0.1"
-)
-EXP = "digits_4d_0.1kld_0.1mmd_0.2zdrop_20steps_4unet_4enc"
-VANILLA = "--model vanilla --dataset moons"  # milliseconds a step
-VANILLA_EXP = "vanilla/moons_20steps_8unet"
-
-
-@pytest.fixture(autouse=True)
-def few(in_tmp, monkeypatch):
-    """A few digits and no pictures."""
-    monkeypatch.setattr(training, "load_data", lambda config, split: part(config.dataset, split))
-    monkeypatch.setattr(training, "show_samples", lambda *_: None)
-    monkeypatch.setattr(training.plots, "training_curve", lambda *_: None)
-
-
-@functools.cache
-def part(name, split):
-    return registry.load(name, split, limit=ROWS if split == "train" else 12)
-
-
-def train(words):
-    return run.main(f"{TINY} {words}".split())
-
-
-def last(exp=VANILLA_EXP, name="last.pth"):
-    return load_checkpoint(Path("models") / exp / name)
-
-
-def metrics(exp=VANILLA_EXP):
-    return (Path("logs") / exp / "metrics.jsonl").read_text()
-
-
-def lines(exp=VANILLA_EXP):
-    return [json.loads(line) for line in metrics(exp).splitlines()]
-
-
-class Killed(BaseException):
-    """The end of a process, as far as a test can have it: nothing may answer to it."""
-
-
-def at_step(monkeypatch, step, happens):
-    """Let something happen in place of the update of a step."""
-    update = training.Stepper.update
-
-    def wrapped(self, *args):
-        if self.step == step:
-            happens(self)
-        return update(self, *args)
-
-    monkeypatch.setattr(training.Stepper, "update", wrapped)
-
-
-def kill(*_):
-    raise Killed
-
-
-def terminate(*_):
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def assert_equal(one, two, at="record"):
-    """Nested records, tensors bit for bit."""
-    assert type(one) is type(two), at
-    if isinstance(one, dict):
-        assert one.keys() == two.keys(), at
-        for key in one:
-            assert_equal(one[key], two[key], f"{at}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(two), at
-        for i, (a, b) in enumerate(zip(one, two, strict=True)):
-            assert_equal(a, b, f"{at}[{i}]")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, two), at
-    else:
-        assert one == two, at
-
-
-def uncut(words, exp, tmp_path):
-    """The result of a run that nothing interrupts, in a folder of its own."""
-    here = os.getcwd()
-    (tmp_path / "uncut").mkdir()
-    os.chdir(tmp_path / "uncut")
-    try:
-        assert train(words) == 0
-        return last(exp), last(exp, "model-3.pth"), metrics(exp)
-    finally:
-        os.chdir(here)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Going on
-
-
-@pytest.mark.parametrize("words, exp", [
-    (EVERYTHING, EXP),
-    (f"{VANILLA} --loss itd", "vanilla/moons_itd_20steps_8unet"),
-    pytest.param("--model vae --dataset moons --mmd_weight 0 --kld_weight 1", "vae/moons_4d_1kld_8unet_8enc",
-                 marks=pytest.mark.slow),
-    pytest.param(f"{EVERYTHING} --compile off", EXP, marks=pytest.mark.slow),
-    pytest.param(f"{VANILLA} --compile full", VANILLA_EXP, marks=pytest.mark.slow),
-])
-def test_an_interrupted_run_ends_bit_for_bit_where_the_uncut_one_ends(words, exp, tmp_path, monkeypatch):
-    expected = uncut(words, exp, tmp_path)
-    for step, minutes in ((0, 10), (3, 1e-9), (3, 10)):
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            at_step(patch, step, kill)
-            train(f"{words} --save_minutes {minutes}")
-    with monkeypatch.context() as patch:
-        at_step(patch, 4, terminate)
-        assert train(words) == 128 + signal.SIGTERM
-    assert train(words) == 0
-    assert_equal({**last(exp), "config": 0}, {**expected[0], "config": 0})
-    assert_equal(last(exp, "model-3.pth")["ema"], expected[1]["ema"])
-    assert metrics(exp) == expected[2]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("first, second", [("off", "region"), ("region", "off")])
-def test_a_run_goes_on_under_another_compile_setting(first, second):
-    words = f"{EVERYTHING} --dropout 0"
-    assert train(f"{words} --compile {first} --epochs 1") == train(f"{words} --compile {second}") == 0
-    mixed = last(EXP)["ema"]
-    assert train(f"{words} --compile {first} --no-resume") == 0
-    for name, value in last(EXP)["ema"].items():
-        assert torch.allclose(mixed[name], value, atol=1e-4), name
-
-
-@pytest.mark.parametrize("name, before", [
-    ("model-2.pth", False), ("last.pth", True),
-    pytest.param("model-2.pth", True, marks=pytest.mark.slow), pytest.param("last.pth", False, marks=pytest.mark.slow)])
-def test_killed_around_a_checkpoint_after_the_log_was_written(name, before, tmp_path, monkeypatch):
-    expected = uncut(VANILLA, VANILLA_EXP, tmp_path)
-    save = training.Run.save
-
-    def cut(self, wanted):
-        if not before:
-            save(self, wanted)
-        if wanted == name and self.stepper.step == 4:
-            raise Killed
-        if before:
-            save(self, wanted)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "save", cut)
-        with pytest.raises(Killed):
-            train(VANILLA)
-    with open(f"logs/{VANILLA_EXP}/metrics.jsonl", "a") as file:
-        file.write('{"epoch": 3, "st')  # half a line
-    assert train(VANILLA) == 0
-    assert_equal(last(), expected[0])
-    assert metrics() == expected[2]
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:50] + bytes(100) + b[150:],
-                                    pytest.param(lambda b: b"", marks=pytest.mark.slow),
-                                    pytest.param(lambda b: b"garbled", marks=pytest.mark.slow)])
-def test_a_broken_last_checkpoint_falls_back_to_the_newest_sound_one(damage, tmp_path, capsys):
-    expected = uncut(VANILLA, VANILLA_EXP, tmp_path)
-    assert train(f"{VANILLA} --save_epochs 1") == 0
-    path = Path("models") / VANILLA_EXP / "last.pth"
-    path.write_bytes(damage(path.read_bytes()))
-    (path.parent / "model-3.pth").unlink()
-    capsys.readouterr()
-    assert train(VANILLA) == 0
-    said = capsys.readouterr()
-    assert "last.pth" in said.err and "model-2.pth" in said.out
-    assert_equal(last(), expected[0])
-    assert metrics() == expected[2]
-
-
-def test_a_finished_run_says_so_and_changes_nothing(capsys):
-    assert train(VANILLA) == 0
-    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    capsys.readouterr()
-    assert train(VANILLA) == 0
-    assert "finished" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
-
-
-def test_more_epochs_extend_a_run_and_say_so(capsys):
-    assert train(f"{VANILLA} --epochs 1") == 0
-    capsys.readouterr()
-    assert train(f"{VANILLA} --epochs 2") == 0
-    assert "extended from 1 to 2 epochs" in capsys.readouterr().out
-    assert [line["epoch"] for line in lines()] == [1, 2]
-    assert last()["step"] == 4
-    assert {p.name for p in Path("models", VANILLA_EXP).iterdir()} == {"model-1.pth", "model-2.pth", "last.pth"}
-
-
-def test_a_run_of_other_settings_is_refused_and_left_alone(capsys):
-    assert train(f"{VANILLA} --epochs 1") == 0
-    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    capsys.readouterr()
-    assert train(f"{VANILLA} --learning_rate 1e-3") == 2
-    err = capsys.readouterr().err
-    assert "--learning_rate" in err and "--tag" in err
-    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
-    assert train(f"{VANILLA} --learning_rate 1e-3 --tag fast --epochs 1") == 0
-    assert last(VANILLA_EXP + "_fast")["config"]["learning_rate"] == 1e-3
-
-
-@pytest.mark.slow
-def test_a_run_that_began_mirrored_goes_on_so_and_says_it(capsys):
-    """As folders did before there was a flag; --no-flip is another run."""
-    words = "--model vae --dataset digits --unets_channels 4 --encoder_channels 4"
-    exp = "vae/digits_4d_0.1mmd_4unet_4enc"
-    assert train(f"{words} --flip --max_steps 2") == 0
-    capsys.readouterr()
-    for steps in (3, 4):
-        assert train(f"{words} --max_steps {steps}") == 0
-        assert capsys.readouterr().out.count("going on with --flip, as this run began") == 1
-        assert last(exp)["config"]["flip"] is True
-    assert train(f"{words} --max_steps 5 --no-flip") == 2
-    assert "--flip True" in capsys.readouterr().err
-    assert train(f"{words} --max_steps 5 --lr_schedule constant") == 2  # the rest is compared as ever
-    assert last(exp)["step"] == 4
-
-
-def test_no_resume_starts_afresh():
-    assert train(f"{VANILLA} --epochs 1") == 0
-    first = metrics()
-    assert train(f"{VANILLA} --epochs 1 --no-resume") == 0
-    assert metrics() == first  # one line, not two
-
-
-@pytest.mark.slow
-def test_sigterm_writes_a_checkpoint_and_exits_with_143(in_tmp):
-    words = f"{TINY} --epochs 4000 --save_minutes 1e-9 --sampling_number 1 --diffusion_steps 4 {VANILLA}"
-    call = [sys.executable, str(ROOT / "run.py"), *words.split()]
-    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
-    path = Path("models/vanilla/moons_4steps_8unet/last.pth")
-    while not path.exists():
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert "Traceback" not in err
-    assert load_checkpoint(path)["step"] >= 1
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What a run leaves
@@ -560,134 +327,6 @@ def test_folders_that_cannot_be_written_are_refused_before_training(flag, capsys
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# One step
-
-
-def stepper(words=""):
-    config = commandline.parse(f"{TINY} {VANILLA} {words}".split(), "run.py", registry.SPECS).config
-    dataset = part(config.dataset, "train")
-    model = build_fresh(config, dataset.shape, fit_gaussian(dataset, 0), torch.device("cpu"))
-    return training.Stepper(model, config, torch.device("cpu")), dataset.batch(range(BATCH))
-
-
-def advance(one, x, steps, rate=1e-3):
-    for step in range(steps):
-        one.update(x, Rng(0, torch.arange(BATCH), step), None, 0.0, rate)
-
-
-def test_the_optimiser_flag_is_honoured():
-    assert isinstance(stepper()[0].optimizer, torch.optim.AdamW)
-    adam = stepper("--optimizer adam")[0].optimizer
-    assert isinstance(adam, torch.optim.Adam) and not isinstance(adam, torch.optim.AdamW)
-    moved = []
-    for words in ("", "--optimizer adam"):
-        one, x = stepper(words)
-        advance(one, x, 3, rate=0.3)
-        moved.append(torch.cat([p.detach().flatten() for p in one.model.parameters()]))
-    assert not torch.equal(*moved)
-
-
-def test_averaged_weights_keep_no_graph_of_their_past():
-    one, x = stepper()
-    advance(one, x, 2)
-    assert all(p.is_leaf and not p.requires_grad for p in one.ema.parameters())
-
-
-def test_the_average_warms_up_and_follows_its_decay():
-    one, x = stepper("--ema_decay 0")
-    advance(one, x, 2)
-    assert_equal(one.ema.state_dict(), one.model.state_dict())
-    one, x = stepper()  # .9999 from the start would leave the average where it began
-    begin = {name: value.clone() for name, value in one.ema.state_dict().items()}
-    advance(one, x, 20)
-    far, near = (sum((one.model.state_dict()[n] - other[n]).square().sum() for n in begin)
-                 for other in (begin, one.ema.state_dict()))
-    assert 0 < near < 0.5 * far
-
-
-def test_a_step_reads_nothing_back_from_the_device(monkeypatch):
-    """Each read would make the host wait for a GPU."""
-    one, x = stepper()
-    advance(one, x, 1)
-
-    def read(*_):
-        raise AssertionError("a value was read back")
-
-    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__"):
-        monkeypatch.setattr(torch.Tensor, name, read)
-    advance(one, x, 1)
-
-
-def test_gradients_are_clipped_at_one():
-    one, x = stepper()
-    norms = []
-    step = one.optimizer.step
-
-    def spy(*args, **kwargs):
-        norms.append(sum(p.grad.square().sum() for p in one.model.parameters()).sqrt().item())
-        return step(*args, **kwargs)
-
-    one.optimizer.step = spy
-    advance(one, 1000 * x, 2)
-    assert max(norms) <= 1.0001
-
-
-def test_the_rate_warms_up_to_twice_and_falls_along_a_cosine():
-    def rates(words):
-        config = commandline.parse(f"{TINY} {words}".split(), "run.py", registry.SPECS).config
-        return [training.learning_rate(step, 100, 10, config) for step in range(100)]
-
-    cosine = rates("--learning_rate 1e-3")
-    assert cosine[0] == pytest.approx(1e-3) and cosine[10] == max(cosine) == pytest.approx(2e-3)
-    assert cosine[55] == pytest.approx(1e-3) and 0 < cosine[99] < 2e-6
-    assert set(rates("--learning_rate 1e-3 --lr_schedule constant")) == {1e-3}
-
-
-def test_building_a_model_leaves_the_global_generator_alone():
-    torch.manual_seed(4)
-    expected = torch.rand(2)
-    torch.manual_seed(4)
-    one = stepper()[0]
-    assert torch.equal(torch.rand(2), expected)
-    again = stepper()[0]
-    assert_equal(one.model.state_dict(), again.model.state_dict())
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Many processes
-
-WORKER = """
-import os, sys, torch
-torch.set_num_threads(1)
-import run
-sys.exit(run.main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_train_what_one_trains():
-    """With the KL and the MMD over the codes of both; only rank 0 writes and validates."""
-    words = f"{TINY} --dataset digits --kld_weight 0.1 --dropout 0 --epochs 1 --batch_size 256 --sampling_number 2"
-    exp = "digits_4d_0.1kld_0.1mmd_20steps_8unet_8enc"
-    for world in (1, 2):
-        os.makedirs(f"world{world}")
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000), "WORLD_SIZE": str(world)}
-        processes = [
-            subprocess.Popen([sys.executable, "-c", WORKER, *words.split()], cwd=f"world{world}",
-                             env=os.environ | {"PYTHONPATH": str(ROOT)} | ({} if world == 1 else place | {
-                                 "RANK": str(rank), "LOCAL_RANK": str(rank)}))
-            for rank in range(world)
-        ]
-        assert [process.wait(timeout=300) for process in processes] == [0] * world
-    one, two = (load_checkpoint(f"world{world}/models/{exp}/last.pth") for world in (1, 2))
-    for name, value in one["model"].items():
-        assert torch.allclose(value, two["model"][name], atol=2e-5), name
-    logs = [json.loads(Path(f"world{world}/logs/{exp}/metrics.jsonl").read_text()) for world in (1, 2)]
-    for part in ("train", "val"):
-        assert logs[0][part] == pytest.approx(logs[1][part], rel=1e-3)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # What is read
 
 
@@ -726,3 +365,37 @@ def test_a_picture_that_breaks_or_a_reader_that_dies_leaves_the_state_saved(monk
     assert train(VANILLA) == 0
     assert_equal(last(), whole)
     assert metrics() == log
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Many processes
+
+WORKER = """
+import os, sys, torch
+torch.set_num_threads(1)
+import run
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_trains():
+    """With the KL and the MMD over the codes of both; only rank 0 writes and validates."""
+    words = f"{TINY} --dataset digits --kld_weight 0.1 --dropout 0 --epochs 1 --batch_size 256 --sampling_number 2"
+    exp = "digits_4d_0.1kld_0.1mmd_20steps_8unet_8enc"
+    for world in (1, 2):
+        os.makedirs(f"world{world}")
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000), "WORLD_SIZE": str(world)}
+        processes = [
+            subprocess.Popen([sys.executable, "-c", WORKER, *words.split()], cwd=f"world{world}",
+                             env=os.environ | {"PYTHONPATH": str(ROOT)} | ({} if world == 1 else place | {
+                                 "RANK": str(rank), "LOCAL_RANK": str(rank)}))
+            for rank in range(world)
+        ]
+        assert [process.wait(timeout=300) for process in processes] == [0] * world
+    one, two = (load_checkpoint(f"world{world}/models/{exp}/last.pth") for world in (1, 2))
+    for name, value in one["model"].items():
+        assert torch.allclose(value, two["model"][name], atol=2e-5), name
+    logs = [json.loads(Path(f"world{world}/logs/{exp}/metrics.jsonl").read_text()) for world in (1, 2)]
+    for split in ("train", "val"):
+        assert logs[0][split] == pytest.approx(logs[1][split], rel=1e-3)
