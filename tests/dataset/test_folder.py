@@ -1,12 +1,15 @@
-"""Folders of splits: what is there is honoured, what is not is cut from train, and test images are never trained on."""
+"""Folders of images: their splits, their labels, and test images that are never trained on."""
 
 from collections import Counter
 
+import numpy as np
 import pytest
-from made import by_number, numbered
+from made import by_number, numbered, pictures, refusal, save
+from PIL import Image
 
-from dataset import registry
+from dataset import files, registry
 from dataset.folder import split_folders
+from utils import CommandError
 
 
 def splits_of(tmp_path, folders: dict[str, int]) -> dict[str, Counter]:
@@ -74,3 +77,84 @@ def test_classes_below_or_above_splits_are_classes(tmp_path):
 ])
 def test_other_folders_are_no_splits(names):
     assert split_folders(names) == {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Labels and images
+
+
+def test_chairs_lie_in_nested_folders(tmp_path):
+    folder = tmp_path / "chairs" / "rendered_chairs"
+    for k in range(10):
+        save(folder / f"id{k // 5}" / "renders" / f"{k}.png", pictures(1, 90, 90, 3)[0])
+    assert [len(registry.load("chairs", split, root=tmp_path)) for split in registry.SPLITS] == [8, 1, 1]
+
+
+def test_a_folder_is_any_images_with_words_as_classes(tmp_path):
+    images = pictures(10, 16, 16, 3)
+    for k in range(10):
+        save(tmp_path / ("a", "b/c")[k % 2] / f"picture{k}.png", images[k])
+    save(tmp_path / ".hidden" / "x.png", images[0])
+    (tmp_path / "notes.txt").write_text("not an image")
+    lines = [f"{('a', 'b/c')[k % 2]}/picture{k}.png,{('dog', 'cat', 'owl')[k % 3]}" for k in reversed(range(10))]
+    (tmp_path / "labels.csv").write_text("file,animal\n" + "\n".join(lines) + "\n")
+    train = registry.load("folder", "train", root=tmp_path, size=16)
+    order = [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]  # sorted by path
+    which = [order[row] for row in train.rows]
+    np.testing.assert_array_equal(train.images, images[which].transpose(0, 3, 1, 2))
+    assert train.spec.labels == "class" and train.label_names == ("cat", "dog", "owl") and train.factor_sizes == (3,)
+    assert train.labels[:, 0].tolist() == [(1, 0, 2)[k % 3] for k in which]
+
+
+def test_folders_named_for_splits_are_the_splits(tmp_path):
+    for split, count in (("train", 3), ("val", 1), ("test", 2)):
+        for k in range(count):
+            save(tmp_path / split / f"{k}.png", pictures(1, 8, 8, 3)[0])
+    assert [len(registry.load("folder", split, root=tmp_path)) for split in registry.SPLITS] == [3, 1, 2]
+
+
+def test_several_columns_are_attributes_or_factors(tmp_path):
+    for k in range(12):
+        save(tmp_path / f"{k:03d}.png", pictures(1, 8, 8, 3)[0])
+    binary = [f"{k},{k % 2},{('no', 'yes')[k // 6]}" for k in range(12)]
+    (tmp_path / "labels.csv").write_text("id,odd,late\n" + "\n".join(binary))
+    train = registry.load("folder", "train", root=tmp_path, size=8)
+    assert (train.spec.labels, train.label_names, train.factor_sizes) == ("attributes", ("odd", "late"), (2, 2))
+    assert train.labels.tolist() == [[row % 2, row // 6] for row in train.rows]
+    (tmp_path / "labels.csv").write_text("id,odd,number\n" + "\n".join(f"{k},{k % 2},{k}" for k in range(12)))
+    train = registry.load("folder", "train", root=tmp_path, size=8)
+    assert (train.spec.labels, train.factor_sizes) == ("factors", (2, 12))
+    assert train.labels[:, 1].tolist() == train.rows.tolist()  # as numbers: 2 before 10
+
+
+@pytest.mark.parametrize("table, culprit", [
+    ("file,kind\n0.png,a\n", "1.png"),
+    ("file,kind\n0.png,a\n1.png,b\n2.png,c\n9.png,d\n", "line 5"),
+    ("file,kind\n0.png,a\n1.png,\n2.png,c\n", "line 3"),
+    ("file,kind\n0.png,a\n0.png,b\n2.png,c\n", "line 3"),
+    ("0.png,a\n1.png,b\n2.png,c\n", "header"),
+])
+def test_labels_that_do_not_match_the_files_are_refused(tmp_path, table, culprit):
+    for k in range(3):
+        save(tmp_path / f"{k}.png", pictures(1, 8, 8, 3)[0])
+    (tmp_path / "labels.csv").write_text(table)
+    message = refusal("folder", "train", root=tmp_path)
+    assert "labels.csv" in message and culprit in message
+
+
+def test_an_empty_folder_and_an_empty_split_are_named(tmp_path):
+    assert str(tmp_path) in refusal("folder", "train", root=tmp_path)
+    save(tmp_path / "only.png", pictures(1, 8, 8, 3)[0])
+    assert "train" in refusal("folder", "train", root=tmp_path)
+
+
+def test_odd_images_grey_transparent_oblong_or_deep(tmp_path):
+    grey = np.zeros((8, 12), dtype=np.uint8)
+    grey[:, 2:10] = 200  # the central square
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(files.Files(tmp_path, ["grey.png"]).read(np.array([0]), 8), 200)
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    np.testing.assert_array_equal(files.read_image(tmp_path / "clear.png"), 255)
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(CommandError, match="deep.png"):
+        files.read_image(tmp_path / "deep.png")
