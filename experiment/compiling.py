@@ -27,6 +27,8 @@ def half_of(precision: str, device: torch.device) -> torch.dtype | None:
 
 def compile_networks(model: nn.Module, config: Config, device: torch.device) -> None:
     """What --compile asks for, in place: names and values of the weights stay."""
+    if device.type == "cpu":
+        say_if_emulated(config.precision)
     networks = [part for name in ("network", "encoder", "decoder") if (part := getattr(model, name, None)) is not None]
     if config.compile == "full":
         for part in networks:
@@ -35,6 +37,14 @@ def compile_networks(model: nn.Module, config: Config, device: torch.device) -> 
         kernels = kernels_for(device.type, half_of(config.precision, device))
         for part in networks:
             use_sweeps(part, *kernels)
+
+
+@functools.cache
+def say_if_emulated(precision: str) -> None:
+    """A line where a CPU has no instructions for a half precision, so that every product of it is converted."""
+    if HALVES.get(precision) and not getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")():
+        distributed.say(f"precision: this processor has no instructions for {precision}; training and sampling take "
+                        f"several times as long as with --precision fp32")
 
 
 @functools.cache

@@ -35,7 +35,7 @@ from runs import (
 import training
 from config import Config
 from dataset import registry
-from experiment import checkpoint, fit_gaussian
+from experiment import checkpoint, compiling, fit_gaussian
 from experiment import said as talk
 from utils import CommandError, RunError, load_checkpoint, locked
 
@@ -191,6 +191,16 @@ def test_a_run_says_what_it_trains_and_then_a_line_an_epoch_where_nobody_watches
         assert f"validation: loss {logged['val']['loss']:.4g}" in line
     assert said.err.splitlines()[-1] == "epoch 3/3: drawing samples"
     assert "%|" not in said.err
+
+
+@pytest.mark.parametrize("precision, instructions, said", [
+    ("bf16", False, True), ("bf16", True, False), ("fp16", False, True), ("auto", False, False)])
+def test_arithmetic_that_the_processor_must_emulate_is_said(monkeypatch, capsys, precision, instructions, said):
+    for name in ("bf16", "fp16"):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda: instructions)
+    compiling.say_if_emulated.cache_clear()
+    compiling.compile_networks(torch.nn.Identity(), Config(precision=precision), torch.device("cpu"))
+    assert ("no instructions for" in capsys.readouterr().out) == said
 
 
 def test_a_person_who_watches_sees_the_epoch_and_the_work_after_the_last_step_in_the_bar(monkeypatch, capsys):
