@@ -18,6 +18,7 @@ from config import (
     names_of,
     normalise,
     reads,
+    words_for,
 )
 from utils import CommandError, did_you_mean
 
@@ -53,9 +54,9 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=30, width=118)
 
 
-def _default_text(item) -> str:
+def _default_text(item, readers: tuple[str, ...]) -> str:
     if item.metadata["unset"]:
-        return item.metadata["unset"]
+        return words_for(item.metadata["unset"], *readers)
     if isinstance(item.default, tuple):
         return " ".join(map(str, item.default))
     if isinstance(item.default, bool):
@@ -63,12 +64,17 @@ def _default_text(item) -> str:
     return str(item.default) or "none"
 
 
+def help_of(item, readers: tuple[str, ...]) -> str:
+    return f"{words_for(item.metadata['help'], *readers)} (default: {_default_text(item, readers)})"
+
+
 _ALSO = {"epochs": ["-e"], "save_epochs": ["--save_epoch"]}  # published spellings beside a flag's own
 
 
-def _add_flag(parser, item, shown: bool) -> None:
+def _add_flag(parser, item, readers: tuple[str, ...], shown: bool) -> None:
+    """A flag as its readers' help has it: a mode or program, and its groups of flags; () for all."""
     options = dict(item.metadata["options"])
-    text = f"{item.metadata['help']} (default: {_default_text(item)})".replace("%", "%%")
+    text = help_of(item, readers if shown else ()).replace("%", "%%")
     if item.default is True or is_switch(item):
         options["action"] = argparse.BooleanOptionalAction
     elif isinstance(item.default, bool):
@@ -88,6 +94,7 @@ def build_parser(prog: str, mode: str | None = None, row: Mode | None = None) ->
     """The parser of every flag. With a mode or a program's row, its help shows the flags that this one reads."""
     row = row or MODES.get(mode)
     trains = row is not None and "training" in row.uses
+    readers = () if row is None else (mode or prog, *row.uses)
     parser = Parser(prog=prog, description=(MODES[mode].about + ".") if mode else None, epilog=_example(prog, mode),
                     usage=f"{prog} --mode {mode} [flags]" if mode else f"{prog} [flags]")
     if row is not PROGRAM:
@@ -99,7 +106,7 @@ def build_parser(prog: str, mode: str | None = None, row: Mode | None = None) ->
                                           if short else None)
         for name in names_of(kind):
             shown = row is None or (reads(row, mode or prog, name) and (name in _FINDING or not short))
-            _add_flag(group, FIELDS[name], shown)
+            _add_flag(group, FIELDS[name], readers, shown)
     return parser
 
 

@@ -18,6 +18,7 @@ from config.flags import (
     names_of,
     reads,
     typed,
+    words_for,
     words_of,
 )
 from config.modes import FITTED_STEPS, MODELS, MODES, PROGRAM, SAMPLERS, Mode, Sampler
@@ -29,5 +30,5 @@ __all__ = [
     "FIELDS", "FITTED_STEPS", "FOREIGN_SCHEDULE", "MODELS", "MODES", "PROGRAM", "SAMPLERS",
     "Command", "Config", "Mode", "Sampler", "call_of", "check", "default_of", "folder", "from_stored", "integer",
     "is_switch", "names_of", "normalise", "number", "on_own_schedule", "reads", "refuse_other_run", "shown", "to_dict",
-    "trained", "typed", "words_of",
+    "trained", "typed", "words_for", "words_of",
 ]

@@ -52,8 +52,9 @@ FOREIGN = Need("--denoiser ddpm or iddpm", lambda config, spec: config.denoiser 
 def flag(default, text, *, kind="run", modes=None, in_name=None, needs=None, anywhere=False, unset=None, **options):
     """A field with its flag; the module's docstring says what its record holds.
 
+    text        what it is; where modes differ, by mode or group of modes (`words_for`)
     in_name     a format for any value but the default; or a function of the config that gives the words, '' for none
-    unset       words the default for the help where it is None and decided later
+    unset       words the default for the help where it is None and decided later; by mode like `text`
     options     of argparse
     """
     metadata = {"help": text, "kind": kind, "modes": modes, "in_name": in_name, "needs": needs, "anywhere": anywhere,
@@ -134,8 +135,8 @@ class Config:
 
     # How it is trained
     r_seed: int = flag(0, "seed of everything random", kind="training", type=integer(0, 2**31 - 1))
-    epochs: int = flag(20, "train: where training ends; elsewhere which checkpoint, the newest unless typed",
-                       anywhere=True, type=integer(1))
+    epochs: int = flag(20, {"training": "where training ends", "": "which checkpoint"}, anywhere=True,
+                       unset={"training": "20", "": "the newest"}, type=integer(1))
     batch_size: int = flag(64, "images a step, over all processes", kind="training", type=integer(1))
     learning_rate: float = flag(1e-4, "learning rate", kind="training",
                                 modes=("training", "mutual_info", "train_classifier.py"),
@@ -174,18 +175,18 @@ class Config:
     tb_logger: bool = flag(False, "write TensorBoard events too", modes=("training",))
 
     # Sampling
-    sampling_number: int = flag(16, "how many images; of latent_quality: how many random x_T",
+    sampling_number: int = flag(16, {"training": "images of a grid", "sampling": "how many images",
+                                     "latent_quality": "how many random x_T an image"},
                                 modes=("sampling", "training", "latent_quality"), anywhere=True, type=integer(1))
     sampler: str = flag("unipc", "; ".join(f"{name}: {own.text}" for name, own in SAMPLERS.items()),
                         modes=("sampling",), needs=DIFFUSION, choices=tuple(SAMPLERS))
     deterministic: bool = flag(False, "DDIM with eta = 0, exactly", modes=("sampling",), anywhere=True)
     sample_steps: int | None = flag(None, "steps of the sampler", modes=("sampling", "inversion"), needs=DIFFUSION,
-                                    unset="20 evaluations; --diffusion_steps with ddpm and ddim; 50 where images "
-                                    "are inverted",
-                                    type=integer(2))
+                                    unset={"sampling": "20 evaluations; --diffusion_steps with ddpm and ddim",
+                                           "inversion": "50"}, type=integer(2))
     spacing: str | None = flag(None, "the sampler's levels: even in time, in log-SNR or in the 7th root of noise over "
                         "signal, or fitted: searched for this checkpoint, once", modes=("sampling", "inversion"),
-                        needs=DIFFUSION, unset="logsnr; time with ddpm, ddim and where images are inverted",
+                        needs=DIFFUSION, unset={"sampling": "logsnr; time with ddpm and ddim", "inversion": "time"},
                         choices=("time", "logsnr", "karras", "fitted"))
     order: int | None = flag(None, "order of the sampler", modes=("sampling",), needs=ORDER, unset="3; ipndm 4",
                              type=integer(1, 4))
@@ -203,22 +204,28 @@ class Config:
 
     # Measuring
     split: str | None = flag(None, "which part of the data", modes=("split",),
-                             unset="test; train for save_original_img", choices=("train", "val", "test"))
-    img_id: tuple[str, ...] = flag(("0",), "number of an image in the split, or an image file, cut as the data "
-                                   "set's own; interpolate: two", modes=("disentangle", "interpolate", "manipulate"),
+                             unset={"save_original_img": "train", "": "test"}, choices=("train", "val", "test"))
+    img_id: tuple[str, ...] = flag(("0",), {"interpolate": "two numbers of images in the split (one: it and the next), or "
+                                                         "two image files",
+                                          "": "number of an image in the split, or an image file, cut as the data "
+                                              "set's own"}, modes=("disentangle", "interpolate", "manipulate"),
                                    nargs="+", type=place)
-    label: str | None = flag(None, "plot_latent: label column that colours the points; manipulate: the class, "
-                             "attribute or FACTOR=VALUE to move along", modes=("plot_latent", "manipulate"),
-                             unset="plot_latent: the last column")
+    label: str | None = flag(None, {"plot_latent": "label column that colours the points",
+                                    "manipulate": "the class, attribute or FACTOR=VALUE to move along"},
+                             modes=("plot_latent", "manipulate"),
+                             unset={"plot_latent": "the last column", "manipulate": "none"})
     strengths: tuple[float, ...] = flag((-0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6), "how far to move, in units of "
                                         "sqrt(a_dim) of standardised z", modes=("manipulate",), nargs="+",
                                         type=number(-100, 100))
     disent_metric: str = flag("dci", "disentanglement score", modes=("save_latent", "eval_disentanglement.py"),
                               choices=("dci", "tad"))
-    num_images: int | None = flag(None, "how many images are measured", unset="1,000; all for save_latent; "
-                                  "10,000 for manipulate", modes=(
+    num_images: int | None = flag(None, {"manipulate": "how many training images the direction is found with",
+                                         "": "how many images, the split's first"},
+                                  unset={"manipulate": "10,000", "plot_latent": "5,000", "nll": "1,000",
+                                         "mutual_info": "10,000 for the interval, 1,000 for the denoiser",
+                                         "latent_quality": "1,000", "": "all"}, type=integer(1), modes=(
                                       "latent_quality", "save_latent", "measuring", "save_original_img", "plot_latent",
-                                      "manipulate"), type=integer(1))
+                                      "manipulate"))
     npoints: int = flag(100, "log-SNR evaluations an image", modes=("measuring",), type=integer(1))
     soft: bool = flag(False, "report the soft-rounded discrete bound too", modes=("nll",), needs=IMAGES)
     ensemble: tuple[str, ...] = flag((), "further checkpoints whose best error at each log-SNR counts",
@@ -290,6 +297,16 @@ def names_of(kind: str) -> tuple[str, ...]:
     return tuple(name for name, item in FIELDS.items() if item.metadata["kind"] == kind)
 
 
+def words_for(words: str | dict[str, str], *readers: str) -> str:
+    """What is said of a flag to one of its readers, a mode or program and its groups; '' are the others. To none: all.
+    """
+    if isinstance(words, str):
+        return words
+    if readers:
+        return next(words[name] for name in (*readers, "") if name in words)
+    return "; ".join(f"{name or 'else'}: {text}" for name, text in words.items())
+
+
 def default_of(config: Config, name: str):
     """A flag's value where it is not typed; of a schedule, that of the denoiser at hand."""
     return FOREIGN_SCHEDULE.get(config.denoiser, {}).get(name, FIELDS[name].default)
@@ -320,7 +337,7 @@ def folder(config: Config, root: str) -> Path:
 def words_of(config: Config, kinds: tuple[str, ...]) -> list[str]:
     """The flags of these kinds that are not at their defaults, as they would be typed."""
     words = []
-    for item in fields(Config):
+    for item in FIELDS.values():
         value = getattr(config, item.name)
         if item.metadata["kind"] in kinds and value != default_of(config, item.name):
             words += typed(item.name, value)

@@ -16,7 +16,7 @@ import numpy as np
 
 import config as config_module
 from commandline import Parser
-from config import Command, Config, integer
+from config import FIELDS, Command, Config, integer, words_for
 from metrics.measured import of_another
 from modes.export import training_command
 from scripts import report_page as page
@@ -97,12 +97,16 @@ def configuration(experiments: list[Experiment]) -> str:
 
     def cell(name: str, place: int) -> str:
         value, default = values[name][place], defaults[name][place]
-        shown = sources.FLAGS[name].metadata["unset"] if value is None else number(value) if value != "" else "none"
+        unset = words_for(FIELDS[name].metadata["unset"], "training") if value is None else "none"
+        shown = unset if value in (None, "") else number(value)
         return f'<span class="{"changed" if value != default else ""}">{escape(shown)}</span>'
 
+    def what(name: str) -> str:
+        return f'<span class="help">{escape(words_for(FIELDS[name].metadata["help"], "training"))}</span>'
+
     def rows(chosen: list[str]) -> list[list[str]]:
-        return [[f"<code>--{name}</code>", *(cell(name, i) for i in range(len(experiments))),
-                 f'<span class="help">{escape(sources.FLAGS[name].metadata["help"])}</span>'] for name in chosen]
+        return [[f"<code>--{name}</code>", *(cell(name, i) for i in range(len(experiments))), what(name)]
+                for name in chosen]
 
     head = ["flag", *([one.label for one in experiments] if several else ["value"]), "what it is"]
     parts = [f"<h3>Differ between the experiments</h3>{page.table(head, rows(between))}"] if several and between else []
@@ -456,7 +460,7 @@ def _flags(parser: Parser) -> None:
                         help="root of the checkpoints, for an experiment given by its name (default: ./models)")
     for name in ("log", "result"):
         parser.add_argument(f"--{name}_folder", type=Path, metavar="WORD",
-                            help=f"{sources.FLAGS[f'{name}_folder'].metadata['help']} (default: {name}s beside models)")
+                            help=f"{FIELDS[f'{name}_folder'].metadata['help']} (default: {name}s beside models)")
 
 
 def _run(argv: list[str]) -> None:

@@ -8,19 +8,18 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import config as config_module
 import plots
-from config import MODELS, MODES, PROGRAM, Config, reads
+from config import FIELDS, MODELS, MODES, PROGRAM, Config, reads
 from experiment import checkpoints, find_checkpoint, open_record
 from experiment.exported import WEIGHTS
 from metrics.measured import READERS, Value, other_split
 from utils import CommandError, did_you_mean, file_hash, read_json
 
-FLAGS = {item.name: item for item in fields(Config)}
 # What makes each result file: a mode of run.py, or a program of its own.
 MAKERS = {"latent_quality.json": "latent_quality", "mutual_info.json": "mutual_info", "nll.json": "nll",
           "eval.json": "eval", "eval-fid-fast.json": "eval_fid", "eval-fid-latent.json": "eval_fid",
@@ -220,15 +219,15 @@ def commands(name: str, record: dict, experiment: Experiment) -> list[str]:
     if isinstance(call, dict):
         values = call
     else:  # of before calls were recorded: the config is this call's own
-        values = {key: value for key, value in used.items() if key in FLAGS and reads(row, maker, key)}
+        values = {key: value for key, value in used.items() if key in FIELDS and reads(row, maker, key)}
     words = []
     for key, value in values.items():
         value = tuple(value) if isinstance(value, list) else value
         if key in ("mode", "epochs", "resume", "from_") or value is None or key in config_module.names_of("model"):
             continue
-        if key not in FLAGS:
+        if key not in FIELDS:
             words += program_words(key, value)
-        elif value != FLAGS[key].default:
+        elif value != FIELDS[key].default:
             words += config_module.typed(key, value)
     stem = Path(str(record.get("checkpoint", ""))).stem
     if stem.startswith("model-") and stem[6:].isdigit():

@@ -17,7 +17,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ from tqdm import tqdm
 import commandline
 import config as config_module
 from commandline import Parser
-from config import MODES, PROGRAM, Command, Config, integer, reads
+from config import FIELDS, MODES, PROGRAM, Command, integer, reads, words_for
 from dataset import registry
 from scripts import summary
 from utils import CommandError, exit_status, file_hash, read_json, write_json
@@ -62,7 +61,7 @@ class Run(NamedTuple):
         """The command line of a mode or a program for this run: of the typed flags those that it reads."""
         row = MODES.get(step, PROGRAM)
         words = ["run.py", "--mode", step] if step in MODES else [step]
-        for item in fields(Config):
+        for item in FIELDS.values():
             if item.name in self.command.given and reads(row, step, item.name) and item.name != "epochs":
                 words += config_module.typed(item.name, getattr(self.command.config, item.name))
         return words + (["--epochs", str(self.command.config.epochs)] if step == "train" else [])
@@ -70,8 +69,8 @@ class Run(NamedTuple):
 
 def swept_flags() -> dict[str, object]:
     """Flags of a model or of its training, by name; the seed is swept by --seeds."""
-    return {item.name: item for item in fields(Config)
-            if item.metadata["kind"] in ("model", "training") and item.name not in ("tag", "r_seed")}
+    return {name: item for name, item in FIELDS.items()
+            if item.metadata["kind"] in ("model", "training") and name not in ("tag", "r_seed")}
 
 
 def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]], list[str]]:
@@ -87,7 +86,7 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]], l
     group = parser.add_argument_group("swept over the values given")
     for name, item in swept_flags().items():
         group.add_argument(f"--{name}", nargs="+", metavar="VALUE", default=argparse.SUPPRESS,
-                           help=item.metadata["help"].replace("%", "%%"))
+                           help=words_for(item.metadata["help"], "training").replace("%", "%%"))
     args = parser.parse_args(own)
     swept = {name: vars(args)[name] for name in swept_flags() if name in vars(args)}
     return args, swept, shared

@@ -208,6 +208,16 @@ def test_a_modes_help_shows_what_it_uses(mode, capsys):
     assert ("--npoints" in shown) == (mode in ("nll", "mutual_info"))
 
 
+@pytest.mark.parametrize("mode, words", [
+    ("train", "where training ends (default: 20)"), ("nll", "which checkpoint (default: the newest)"),
+    ("plot_latent", "(default: 5,000)"), ("save_latent", "the split's first (default: all)"),
+    ("save_original_img", "which part of the data (default: train)"), ("eval", "(default: 20 evaluations;"),
+    ("disentangle", "steps of the sampler (default: 50)"), (None, "save_original_img: train; else: test"),
+])
+def test_a_flag_that_modes_read_differently_says_what_it_is_to_this_one(mode, words):
+    assert any(words in action.help for action in flags_of(mode)), words
+
+
 @pytest.mark.parametrize("name", [item.name for item in fields(Config) if isinstance(item.default, bool)])
 def test_boolean_flags_are_off_when_absent_and_take_no_value(name):
     extras = {"use_C": " --kld_weight 1", "is_latent": " --mode eval", "soft": " --mode nll", "best": " --mode nll"}
