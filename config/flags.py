@@ -205,8 +205,8 @@ class Config:
     # Measuring
     split: str | None = flag(None, "which part of the data", modes=("split",),
                              unset={"save_original_img": "train", "": "test"}, choices=("train", "val", "test"))
-    img_id: tuple[str, ...] = flag(("0",), {"interpolate": "two numbers of images in the split (one: it and the next), or "
-                                                         "two image files",
+    img_id: tuple[str, ...] = flag(("0",), {"interpolate": "two numbers of images in the split, or two image files; "
+                                                         "one number: it and the next",
                                           "": "number of an image in the split, or an image file, cut as the data "
                                               "set's own"}, modes=("disentangle", "interpolate", "manipulate"),
                                    nargs="+", type=place)
