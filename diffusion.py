@@ -296,10 +296,6 @@ class Gaussian:
         y = self.rotate(x.flatten(1).double() - self.mean)
         return 0.5 * (y**2 / self.variances + self.variances.log() + math.log(2 * math.pi)).sum(1)
 
-    def mmse(self, logsnr: Tensor) -> Tensor:
-        """g(a) = sum_i s(a + log variance_i): the optimal error on the Gaussian itself. [K] -> [K]."""
-        return torch.sigmoid(logsnr.double()[:, None] + self.variances.log()).sum(1)
-
     @property
     def loc(self) -> float:
         """Where the logistic over log-SNR is centred: minus the mean log-variance."""
