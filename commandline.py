@@ -145,13 +145,13 @@ def parse(argv: list[str], prog: str, datasets: dict, extra=None,
     typed = vars(parser.parse_args(argv))
     others = argparse.Namespace(**{name: typed.pop(name) for name in own})
     mode = typed.pop("mode", None)
-    given = frozenset(typed)
+    by_hand = frozenset(typed)
     typed = {**FOREIGN_SCHEDULE.get(typed.get("denoiser"), {}), **typed}
     config = Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in typed.items()})
-    _refuse_unread(row or MODES[mode], mode or prog, given, also)
-    config = normalise(config, datasets, given)
-    check(config, mode, given)
-    command = Command(mode, config, given)
+    _refuse_unread(row or MODES[mode], mode or prog, by_hand, also)
+    config = normalise(config, datasets, by_hand)
+    check(config, mode, by_hand)
+    command = Command(mode, config, by_hand)
     return (command, others) if extra else command
 
 
@@ -170,10 +170,10 @@ def _add_extra(parser: argparse.ArgumentParser, extra) -> list[argparse.Action]:
     return parser._actions[before:]
 
 
-def _refuse_unread(row: Mode, reader: str, given: frozenset[str], also: Iterable[str]) -> None:
+def _refuse_unread(row: Mode, reader: str, by_hand: frozenset[str], also: Iterable[str]) -> None:
     """Raise CommandError for a typed flag that neither the mode or program reads, nor one of those after it."""
     readers = [(row, reader), *((MODES.get(name, PROGRAM), name) for name in also)]
-    for name in sorted(given):
+    for name in sorted(by_hand):
         if not (FIELDS[name].metadata["anywhere"] or any(reads(*one, name) for one in readers)):
             where = f"--mode {reader}" if reader in MODES else "this program"
             raise CommandError(f"--{name} has no effect on {where}: leave it out")

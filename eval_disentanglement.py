@@ -185,7 +185,7 @@ def refuse_stale_codes(command: configuration.Command, path: Path, known: str | 
 def _choose_metrics(files: list[Latents], own: argparse.Namespace, command: configuration.Command) -> tuple[str, ...]:
     if own.metrics:
         return tuple(own.metrics)
-    if "disent_metric" in command.given:
+    if "disent_metric" in command.by_hand:
         return (command.config.disent_metric,)
     return ("tad",) if all(latents.are_attributes for latents in files) else ("dci",)
 

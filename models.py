@@ -213,11 +213,20 @@ class LatentDiffusion(Diffusion):
 # Building
 
 
+SCHEDULES = {
+    "linear": lambda config: linear_schedule(config.beta1, config.betaT, config.diffusion_steps),
+    "cosine": lambda config: cosine_schedule(config.diffusion_steps),
+}
+OBJECTIVES = {
+    "simple": lambda config, schedule, gaussian: SimpleObjective(schedule),
+    "itd": lambda config, schedule, gaussian: ITDObjective(
+        proposal_for(gaussian, config.logsnr_loc, config.logsnr_scale, config.logsnr_clip), gaussian),
+}
+
+
 def schedule_for(config: Config) -> Schedule:
     """The discrete steps. Raises CommandError where they leave too little of the image for float32."""
-    if config.schedule == "cosine":
-        return cosine_schedule(config.diffusion_steps)
-    schedule = linear_schedule(config.beta1, config.betaT, config.diffusion_steps)
+    schedule = SCHEDULES[config.schedule](config)
     if schedule.logsnr_range[0] < LOWEST:
         raise CommandError(f"--betaT {config.betaT:g} over {config.diffusion_steps} steps ends at log-SNR "
                            f"{schedule.logsnr_range[0]:.0f}, under {LOWEST:.0f}: lower it")
@@ -243,22 +252,22 @@ def multipliers(config: Config, size: int, depth: int) -> tuple[int, ...]:
 
 
 def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian,
-                description: dict | None = None, given: frozenset[str] = frozenset()) -> Diffusion | InfoDiff | VAE:
+                description: dict | None = None, by_hand: frozenset[str] = frozenset()) -> Diffusion | InfoDiff | VAE:
     """A model with fresh weights, or with weights made elsewhere (--init_from).
 
     spec        the data set's data.Spec: default width and depth of the networks
     shape       (C, H, W) of an image, or (n,) of a point
     gaussian    moments of the training split, on the device that the model will run on
     description what `pretrained.describe` said of a network made elsewhere, to build it again without its file
-    given       the flags typed by hand: a schedule among them is what a network made elsewhere was trained on
+    by_hand     the flags typed by hand: a schedule among them is what a network made elsewhere was trained on
     """
     if config.denoiser in ("ddpm", "iddpm"):
-        return adopt(config, shape, gaussian, description, given)
+        return build_pretrained(config, shape, gaussian, description, by_hand)
     points = len(shape) == 1
     width = config.unets_channels or spec.width
     levels = None if points else multipliers(config, shape[-1], spec.depth)
     schedule = schedule_for(config)
-    objective = objective_for(config, schedule, gaussian)
+    objective = OBJECTIVES[config.loss](config, schedule, gaussian)
     if config.model == "vanilla":
         network = build_denoiser(config, shape, width, levels)
         return Diffusion(network, schedule, objective, gaussian, shape)
@@ -276,26 +285,20 @@ def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian
     return InfoDiff(network, schedule, objective, gaussian, shape, encoder, latent, config.z_dropout)
 
 
-def objective_for(config: Config, schedule: Schedule, gaussian: Gaussian) -> SimpleObjective | ITDObjective:
-    if config.loss == "simple":
-        return SimpleObjective(schedule)
-    proposal = proposal_for(gaussian, config.logsnr_loc, config.logsnr_scale, config.logsnr_clip)
-    return ITDObjective(proposal, gaussian)
-
-
 SCHEDULE = frozenset(("schedule", "beta1", "betaT", "diffusion_steps"))  # the flags that make up a schedule
 
 
-def adopt(config: Config, shape: tuple[int, ...], gaussian: Gaussian, description: dict | None,
-          given: frozenset[str]) -> Diffusion:
+def build_pretrained(config: Config, shape: tuple[int, ...], gaussian: Gaussian, description: dict | None,
+          by_hand: frozenset[str]) -> Diffusion:
     """Plain diffusion around a network made elsewhere, on that network's own schedule, or the one typed by hand."""
     if description is not None:
         network = pretrained.build(description)
     else:
         load = {"ddpm": pretrained.load_ddpm, "iddpm": pretrained.load_iddpm}[config.denoiser]
-        network = load(config.init_from, config.dropout, {name: getattr(config, name) for name in SCHEDULE & given})
+        network = load(config.init_from, config.dropout, {name: getattr(config, name) for name in SCHEDULE & by_hand})
     network.check_image_shape(shape)
-    return Diffusion(network, network.schedule, objective_for(config, network.schedule, gaussian), gaussian, shape)
+    objective = OBJECTIVES[config.loss](config, network.schedule, gaussian)
+    return Diffusion(network, network.schedule, objective, gaussian, shape)
 
 
 def build_denoiser(config: Config, shape, width: int, levels, z_dim: int = 0) -> nn.Module:

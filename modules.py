@@ -28,19 +28,19 @@ SMALL = 2**16  # pixels times keys up to which two matrix products are faster at
 class GroupNorm(nn.GroupNorm):
     """Group normalisation with what follows it: modulation, SiLU, dropout.
 
-    sweeps      None for torch's own operations one after another; or what does them all in one (`fused`)
+    kernel      None for torch's own operations one after another; or what does them all in one (`fused`)
     """
 
     def __init__(self, groups: int, channels: int, silu: bool):
         super().__init__(groups, channels)
-        self.silu, self.sweeps = silu, None
+        self.silu, self.kernel = silu, None
 
     def forward(self, x: Tensor, modulation: Modulation | None = None, dropout: float = 0.0) -> Tensor:
         """h = norm(x) scale + shift, SiLU of it, and in training a share `dropout` of it zero. [B,C,H,W] -> the same"""
-        scale, shift = (None, None) if modulation is None else modulation
+        scale, shift = (None, None) if modulation is None else (part.expand(len(x), -1) for part in modulation)
         dropout = dropout if self.training else 0.0
-        if self.sweeps is not None and self.sweeps.serves(x):
-            return fused(self.sweeps, x, self.weight, self.bias, scale, shift, groups=self.num_groups, eps=self.eps,
+        if self.kernel is not None and self.kernel.serves(x):
+            return fused(self.kernel, x, self.weight, self.bias, scale, shift, groups=self.num_groups, eps=self.eps,
                          silu=self.silu, p=dropout)
         h = super().forward(x)
         if scale is not None:
@@ -81,16 +81,16 @@ class Convolution(nn.Conv2d):
         return y if rest is None else y + rest
 
 
-def use_sweeps(network: nn.Module, sweeps, winograd=None) -> None:
-    """Let every normalisation of a network do its work by `sweeps`, channels last; None: by torch's own operations.
+def use_kernels(network: nn.Module, kernel, winograd=None) -> None:
+    """Let every normalisation of a network do its work by `kernel`, channels last; None: by torch's own operations.
 
     winograd    what does the 3x3 convolutions, or None
     Values and names of the weights stay.
     """
-    layout = torch.contiguous_format if sweeps is None else torch.channels_last
+    layout = torch.contiguous_format if kernel is None else torch.channels_last
     for module in network.modules():
         if isinstance(module, GroupNorm):
-            module.sweeps = sweeps
+            module.kernel = kernel
         elif isinstance(module, Convolution):
             module.winograd = winograd
             module.weight.data = module.weight.data.contiguous(memory_format=layout)
@@ -276,7 +276,7 @@ class UNet(nn.Module):
                  null: bool = False, conditioning: str = "adanorm", bottleneck: bool = False):
         super().__init__()
         width = 4 * channels
-        tokens = conditioning == "crossattn"
+        tokens = {"adanorm": False, "crossattn": True}[conditioning]
         self.z_dim = z_dim
         self.embed_time = TimeEmbedding(channels, width) if time else None
         self.embed_z = LatentEmbedding(z_dim, width, tokens, null) if z_dim else None
@@ -321,7 +321,7 @@ class UNet(nn.Module):
         modulation = iter(modulations([stage.block for stage in stages], time, condition))
         with torch.autocast(x.device.type, enabled=False):  # half precision would round the noise away at high log-SNR
             # a copy, since of one channel `contiguous` changes nothing and the result would be channels first
-            layout = torch.preserve_format if self.last[0].sweeps is None else torch.channels_last
+            layout = torch.preserve_format if self.last[0].kernel is None else torch.channels_last
             x = self.first(x.float().clone(memory_format=layout))
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))

@@ -66,7 +66,7 @@ def bandwidth(a_dim: int, kernel: str) -> float:
     Two standard normal points are 2 a_dim apart on average, so a bandwidth of 2 a_dim keeps the exponent near -1 and
     the gradient alive at any dimension.
     """
-    return float(a_dim**2) if kernel == "published" else 2.0 * a_dim
+    return {"scaled": 2.0 * a_dim, "published": float(a_dim**2)}[kernel]
 
 
 def mmd(x: Tensor, y: Tensor, width: float) -> Tensor:

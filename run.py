@@ -59,7 +59,7 @@ def _counts(config) -> str:
     try:
         counts = registry.counts(config.dataset, root=config.data_dir, size=config.input_size,
                                  channels=config.input_channels)
-    except CommandError as error:
+    except (CommandError, OSError) as error:
         return f"not there: {error}"
     return ", ".join(f"{count:,} {split}" for split, count in counts.items())
 

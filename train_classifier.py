@@ -262,7 +262,7 @@ def _train_images(command: configuration.Command, own) -> None:
     heads = classification.head_sizes(np.concatenate([labels, test_labels]))
     network = classification.train_images(
         lambda rows: train.batch(rows, device), labels, heads, train.shape, cfg.epochs, cfg.batch_size,
-        cfg.learning_rate if "learning_rate" in command.given else 1e-3, own.width, cfg.r_seed, device, cfg.max_steps,
+        cfg.learning_rate if "learning_rate" in command.by_hand else 1e-3, own.width, cfg.r_seed, device, cfg.max_steps,
     )
     right = classification.right_answers(network, lambda rows: test.batch(rows, device), test_labels, heads)
     save_checkpoint(path, {

@@ -39,8 +39,8 @@ from experiment import (
     pick_device,
     without_basis,
 )
+from experiment.progress import Report, data_line, start_line
 from experiment.resuming import start_or_resume
-from experiment.said import Report, data_line, start_line
 from experiment.validation import scorer, show_samples, validation
 from models import LatentDiffusion, schedule_for
 from rng import Rng, seed_dropout
@@ -52,27 +52,32 @@ from utils import (
     check_writable,
     first_line,
     locked,
+    remove_partial,
     save_checkpoint,
-    sweep,
 )
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One step
 
 
-def learning_rate(step: int, total: int, warmup: int, config: Config) -> float:
-    """Rate of a step: over the first `warmup` steps to twice --learning_rate, then a cosine to 0; or constant."""
-    if config.lr_schedule == "constant":
-        return config.learning_rate
+def cosine_rate(step: int, total: int, warmup: int) -> float:
+    """From 1 to 2 over the first `warmup` steps, then a cosine to 0 at `total`."""
     if step < warmup:
-        return config.learning_rate * (1 + step / warmup)
-    return config.learning_rate * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+        return 1 + step / warmup
+    return 1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))
+
+
+RATES = {"cosine": cosine_rate, "constant": lambda step, total, warmup: 1.0}
+
+
+def learning_rate(step: int, total: int, warmup: int, config: Config) -> float:
+    return config.learning_rate * RATES[config.lr_schedule](step, total, warmup)
 
 
 class _InMemoryOrder:
-    """An optimiser's base: its sweep goes over weights as they lie, and over gradients in the same order.
+    """An optimiser's base: its update goes over weights as they lie, and over gradients in the same order.
 
-    On a CPU torch's fused Adam copies weights that lie channels last, which takes longer than the sweep, and pairs
+    On a CPU torch's fused Adam copies weights that lie channels last, which takes longer than the update, and pairs
     weights with the wrong gradients, without a word, where these lie in another order.
     """
 
@@ -243,7 +248,7 @@ class Run:
                 if batch is None:
                     return
                 self._step(*batch)
-                self.report.step(self.stepper.step, self._means)
+                self.report.step(self._means)
                 ended = self.stepper.step % self.epoch_steps == 0 or self.stepper.step == self.total
                 if ended:
                     self._end_epoch()
@@ -466,7 +471,7 @@ def _step_of(line: bytes) -> float:
 # Starting, going on
 
 
-def finish(run: Run, config: Config, pictures: Path, start: str, given: frozenset[str] = frozenset()) -> None:
+def finish(run: Run, config: Config, pictures: Path, start: str, by_hand: frozenset[str] = frozenset()) -> None:
     """Say the line `start`, train, then draw the curves below `pictures`.
 
     Of a finished run too, where it was stopped before they were.
@@ -478,9 +483,9 @@ def finish(run: Run, config: Config, pictures: Path, start: str, given: frozense
         if os.path.lexists(run.metrics) and not run.metrics.is_file():
             raise CommandError(f"{run.metrics} is not a file: move it away")
     with locked(run.folder, run.metrics.parent) if main else contextlib.nullcontext():
-        left = start_or_resume(run, config, given)
+        left = start_or_resume(run, config, by_hand)
         if main:
-            sweep(pictures)
+            remove_partial(pictures)
         if left:
             distributed.say(start)
             run.go()
@@ -501,7 +506,7 @@ def train(command: Command) -> None:
     device = pick_device(config.device)
     dataset, held_out = load_data(config, "train"), load_data(config, "val")
     gaussian = fit_gaussian(dataset, config.num_workers)
-    model = build_fresh(config, dataset.shape, gaussian, device, command.given)
+    model = build_fresh(config, dataset.shape, gaussian, device, command.by_hand)
     if config.has_latent:
         model.latent.check_batch(min(config.batch_size, len(dataset)))
     stepper = Stepper(model, config, device)
@@ -518,7 +523,7 @@ def train(command: Command) -> None:
 
     run = Run(stepper, dataset, config, folders[0], folders[1], record, validate, show, scorer(dataset, config, device))
     start = start_line(config.experiment, model, config, device, data_line(dataset, held_out))
-    finish(run, config, folders[2], start, command.given)
+    finish(run, config, folders[2], start, command.by_hand)
 
 
 def latent_folders(config: Config) -> list[Path]:

@@ -159,7 +159,7 @@ def writable_file(path: str | Path) -> Path:
     return path
 
 
-def sweep(folder: str | Path) -> None:
+def remove_partial(folder: str | Path) -> None:
     """Delete the temporary files of `atomic` that killed processes left in a folder or below it."""
     for leftover in Path(folder).rglob(".*.partial*"):
         found = _PARTIAL.fullmatch(leftover.name)

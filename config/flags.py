@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from config.modes import MODELS, SAMPLERS, Mode, Sampler
+from config.modes import MODELS, SAMPLERS, SPACINGS, Mode, Sampler
 from config.types import integer, number, place
 
 
@@ -184,10 +184,10 @@ class Config:
     sample_steps: int | None = flag(None, "steps of the sampler", modes=("sampling", "inversion"), needs=DIFFUSION,
                                     unset={"sampling": "20 evaluations; --diffusion_steps with ddpm and ddim",
                                            "inversion": "50"}, type=integer(2))
-    spacing: str | None = flag(None, "the sampler's levels: even in time, in log-SNR or in the 7th root of noise over "
-                        "signal, or fitted: searched for this checkpoint, once", modes=("sampling", "inversion"),
-                        needs=DIFFUSION, unset={"sampling": "logsnr; time with ddpm and ddim", "inversion": "time"},
-                        choices=("time", "logsnr", "karras", "fitted"))
+    spacing: str | None = flag(None, "how the sampler's levels lie: " + "; ".join(
+                                   f"{name}: {text}" for name, text in SPACINGS.items()),
+                               modes=("sampling", "inversion"), needs=DIFFUSION, choices=tuple(SPACINGS),
+                               unset={"sampling": "logsnr; time with ddpm and ddim", "inversion": "time"})
     order: int | None = flag(None, "order of the sampler", modes=("sampling",), needs=ORDER, unset="3; ipndm 4",
                              type=integer(1, 4))
     inversion: str = flag("ddim", "how images are inverted and decoded: ddim, or heun, of second order",
@@ -281,7 +281,7 @@ class Command(NamedTuple):
 
     mode: str
     config: Config
-    given: frozenset[str]
+    by_hand: frozenset[str]
 
 
 FIELDS = {item.name: item for item in fields(Config)}

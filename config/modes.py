@@ -73,6 +73,10 @@ class Sampler(NamedTuple):
     random: bool = False
 
 
+SPACINGS = {  # of a sampler's levels; functions in diffusion.SPACINGS
+    "time": "evenly in time", "logsnr": "evenly in log-SNR", "karras": "evenly in the 7th root of noise over signal",
+    "fitted": "searched for this checkpoint, once",
+}
 FITTED_STEPS = 32  # of a grid by --spacing fitted, which chooses among twice as many levels
 SAMPLERS = {
     "ddpm": Sampler("ancestral sampling", steps=None, spacing="time", random=True),

@@ -10,10 +10,10 @@ from dataset.given import width_of
 from utils import CommandError, did_you_mean
 
 
-def normalise(config: Config, datasets: dict, given: frozenset[str] = frozenset()) -> Config:
+def normalise(config: Config, datasets: dict, by_hand: frozenset[str] = frozenset()) -> Config:
     """The default for what has no effect, and None for sizes that are the data set's own: one experiment has one name.
 
-    Raises CommandError for an unknown data set, and for a flag in `given` that has no effect on this model or data.
+    Raises CommandError for an unknown data set, and for a flag in `by_hand` that has no effect on this model or data.
     """
     spec = datasets.get(config.dataset)
     if spec is None:
@@ -23,13 +23,13 @@ def normalise(config: Config, datasets: dict, given: frozenset[str] = frozenset(
         need = item.metadata["needs"]
         if need is None or need.met(config, spec):
             continue
-        if name in given and not item.metadata["anywhere"]:
+        if name in by_hand and not item.metadata["anywhere"]:
             typed = "" if isinstance(item.default, bool) else f" {getattr(config, name)}"
             raise CommandError(f"--{name}{typed} has no effect here: it needs {need.words}")
         config = replace(config, **{name: item.default})
     entries = width_of(spec, config)
     if entries is not None and config.has_latent:
-        if "a_dim" in given and config.a_dim != entries:
+        if "a_dim" in by_hand and config.a_dim != entries:
             raise CommandError(f"--a_dim {config.a_dim}: the z that comes with the images has {entries} entries")
         config = replace(config, a_dim=entries)
     own = {"input_size": spec.size, "input_channels": spec.channels, "unets_channels": spec.width,
@@ -38,7 +38,7 @@ def normalise(config: Config, datasets: dict, given: frozenset[str] = frozenset(
     return replace(config, **{name: None for name, value in own.items() if getattr(config, name) == value})
 
 
-def check(config: Config, mode: str | None, given: frozenset[str]) -> None:
+def check(config: Config, mode: str | None, by_hand: frozenset[str]) -> None:
     """Refuse flags that contradict each other, naming them."""
     rules = (
         (config.has_latent and config.kld_weight > 0 and config.prior != "regular",
@@ -49,8 +49,8 @@ def check(config: Config, mode: str | None, given: frozenset[str]) -> None:
          f"--prior 10mix pairs the dimensions: --a_dim must be even, not {config.a_dim}"),
         (config.beta1 > config.betaT and config.schedule == "linear",
          f"--beta1 {config.beta1:g} is above --betaT {config.betaT:g}"),
-        (config.deterministic and given >= {"eta"} and config.eta > 0, "--deterministic is eta 0: drop --eta"),
-        (config.deterministic and given >= {"sampler"} and config.sampler != "ddim",
+        (config.deterministic and by_hand >= {"eta"} and config.eta > 0, "--deterministic is eta 0: drop --eta"),
+        (config.deterministic and by_hand >= {"sampler"} and config.sampler != "ddim",
          f"--deterministic is DDIM with eta 0: drop it, or --sampler {config.sampler}"),
         (config.deterministic and config.inversion != "ddim", "--deterministic is DDIM: drop it, or --inversion"),
         *_sampler_rules(config, mode),
@@ -66,7 +66,7 @@ def check(config: Config, mode: str | None, given: frozenset[str]) -> None:
         (mode == "disentangle" and len(config.img_id) > 1, "--img_id: --mode disentangle takes one image"),
     )
     _refuse_broken(rules)
-    check_steps(config, given)
+    check_steps(config, by_hand)
 
 
 def _sampler_rules(config: Config, mode: str):
@@ -84,12 +84,12 @@ def _sampler_rules(config: Config, mode: str):
     )
 
 
-def check_steps(config: Config, given: frozenset[str]) -> None:
+def check_steps(config: Config, by_hand: frozenset[str]) -> None:
     """Refuse more steps than the schedule has: the typed one, or the one of the checkpoint that is used."""
     _refuse_broken((
         (config.sample_steps is not None and config.sample_steps > config.diffusion_steps,
          f"--sample_steps {config.sample_steps} exceeds --diffusion_steps {config.diffusion_steps}"),
-        ("split_step" in given and config.split_step > config.diffusion_steps,
+        ("split_step" in by_hand and config.split_step > config.diffusion_steps,
          f"--split_step {config.split_step} exceeds --diffusion_steps {config.diffusion_steps}"),
     ))
 

@@ -21,11 +21,11 @@ def call_of(command: Command, own: argparse.Namespace | None = None) -> dict:
 
     own     a program's own flags; it has no mode
     """
-    mode, config, given = command
+    mode, config, by_hand = command
     if own is not None:
-        return {**{name: getattr(config, name) for name in sorted(given | {"r_seed"})}, **vars(own)}
+        return {**{name: getattr(config, name) for name in sorted(by_hand | {"r_seed"})}, **vars(own)}
     read = {name for name in names_of("run") if mode in MODES and reads(MODES[mode], mode, name)} - {"epochs"}
-    names = sorted(read | {"r_seed", "batch_size", "precision"} | given)
+    names = sorted(read | {"r_seed", "batch_size", "precision"} | by_hand)
     return {"mode": mode, **{name: getattr(config, name) for name in names}}
 
 
@@ -41,8 +41,11 @@ def from_stored(stored: object, path: Path) -> Config:
         stored = {**stored, "compile": "full" if stored["compile"] else "off"}
     if stored.get("dataset") == "folder" and "flip" not in stored:
         stored = {**stored, "flip": True}
+    stored = {name: value for name, value in stored.items() if name in FIELDS or value}  # off: a flag that is gone
     for name, value in stored.items():
-        if name not in FIELDS or not _could_be_typed(FIELDS[name], value):
+        if name not in FIELDS:
+            raise CommandError(f"{path}: its config has --{str(name)[:40]}, which this version of the suite has not")
+        if not _could_be_typed(FIELDS[name], value):
             raise CommandError(f"{path}: its config has --{str(name)[:40]} {str(value)[:40]!r}, which cannot be")
     config = Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()})
     try:
@@ -93,17 +96,17 @@ def _accepts(options: dict, value) -> bool:
     return same and value in options.get("choices", (value,))
 
 
-def trained(config: Config, given: frozenset[str], stored: Config, path: Path) -> Config:
+def trained(config: Config, by_hand: frozenset[str], stored: Config, path: Path) -> Config:
     """This call's config with what the model is taken from its checkpoint's.
 
     Raises CommandError where a flag typed by hand contradicts the checkpoint at `path`.
     """
     for name in names_of("model"):
         typed, own = getattr(config, name), getattr(stored, name)
-        if name in given and typed != own:
+        if name in by_hand and typed != own:
             raise CommandError(f"--{name} {typed} contradicts {path}, trained with {own}")
     config = replace(config, **{name: getattr(stored, name) for name in names_of("model")})
-    check_steps(config, given)
+    check_steps(config, by_hand)
     return config
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from utils import CommandError
+
 if TYPE_CHECKING:
     import torch
 
@@ -98,6 +100,10 @@ class Arrays:
     values: np.ndarray
     levels: int = 256
     ready = True
+
+    def __post_init__(self):
+        if self.values.dtype != np.uint8 or self.values.ndim != 4 or self.values.shape[1] not in (1, 3):
+            raise CommandError(f"images are uint8 [N, C, H, W], C 1 or 3, not {self.values.dtype} {self.values.shape}")
 
     def __len__(self) -> int:
         return len(self.values)

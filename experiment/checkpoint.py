@@ -36,8 +36,6 @@ from utils import (
     refuse_other_inputs,
 )
 
-MODELS = ("diff", "vae", "vanilla")
-
 
 def load_model(record: dict, config: Config, device: torch.device, path: Path) -> nn.Module:
     """The model of a checkpoint's record, with its EMA weights, in evaluation mode and frozen.
@@ -238,9 +236,9 @@ def _last_config(path: Path) -> Config:
     return stored_config(path)
 
 
-def best_checkpoint(folder: Path, given: frozenset[str]) -> Path:
+def best_checkpoint(folder: Path, by_hand: frozenset[str]) -> Path:
     """best.pth of a folder. Raises CommandError where there is none, or another checkpoint is named too."""
-    if "epochs" in given:
+    if "epochs" in by_hand:
         raise CommandError("--best and --epochs each name a checkpoint: give one of them")
     if not (folder / "best.pth").exists():
         raise CommandError(f"{folder}/best.pth does not exist: train with --fid_epochs K, or leave --best out")
@@ -262,13 +260,13 @@ def note_newer_state(path: Path, step: int) -> None:
 
 def _named(command: Command) -> Path:
     """The checkpoint that a command line names. Raises CommandError where it is not there."""
-    _, config, given = command
+    _, config, by_hand = command
     folder = config_module.folder(config, "models")
     if config.from_ and Path(config.from_).is_file():
         return Path(config.from_)
     if config.best:
-        return best_checkpoint(folder, given)
-    return find_checkpoint(folder, config.epochs if "epochs" in given else None)
+        return best_checkpoint(folder, by_hand)
+    return find_checkpoint(folder, config.epochs if "epochs" in by_hand else None)
 
 
 def meant(command: Command) -> Path | None:
@@ -276,7 +274,7 @@ def meant(command: Command) -> Path | None:
     try:
         return _named(command)
     except CommandError:
-        if command.config.best or ("epochs" in command.given
+        if command.config.best or ("epochs" in command.by_hand
                                    and checkpoints(config_module.folder(command.config, "models"))):
             raise
         return None

@@ -12,7 +12,7 @@ from config import Config
 from kernels.build import NoCompiler
 from kernels.fused import Kernel, Plain, build_kernel, compiled
 from kernels.winograd import Winograd, build_winograd
-from modules import GroupNorm, use_sweeps
+from modules import GroupNorm, use_kernels
 
 HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,7 +36,7 @@ def compile_networks(model: nn.Module, config: Config, device: torch.device) -> 
     elif config.compile != "off" and any(isinstance(m, GroupNorm) for part in networks for m in part.modules()):
         kernels = kernels_for(device.type, half_of(config.precision, device))
         for part in networks:
-            use_sweeps(part, *kernels)
+            use_kernels(part, *kernels)
 
 
 @functools.cache

@@ -36,10 +36,6 @@ class NoisyLatent:
         tau = torch.as_tensor(tau, device=codes.device).expand(len(codes))[:, None]
         return codes + tau * self.deviation * rng.normal("tau", codes.shape[1])
 
-    def logvar(self, tau: float, count: int) -> Tensor:
-        """Log-variance of the noisy code given x: [count, a_dim]"""
-        return (2 * (math.log(tau) + self.deviation.log())).expand(count, -1)
-
 
 def with_tau(noisy: Tensor, tau: Tensor | float) -> Tensor:
     """What the fitted denoiser takes for z. [B, a_dim] -> [B, a_dim + 1]"""

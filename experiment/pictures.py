@@ -69,20 +69,13 @@ def _from_array(values, spec: Spec, shape: tuple[int, ...]) -> Tensor:
 def _channels_first(values: Tensor, first: bool) -> Tensor:
     """[H, W], [H, W, C], [C, H, W] or a batch of the last two -> [B, C, H, W], C 1 or 3."""
     if values.dim() == 2:
-        values = values[None, None]
-    elif values.dim() == 3:
-        if values.shape[0 if first else -1] not in (1, 3):
-            first = not first
-        values = values[None]
-    elif values.dim() == 4 and values.shape[1 if first else -1] not in (1, 3):
-        first = not first
-    if values.dim() != 4 or not values.numel():
-        raise CommandError(f"no images of shape {list(values.shape)}: [H, W], [H, W, C], [C, H, W], or a batch of them")
-    if values.shape[1] not in (1, 3) or not first:
-        values = values.permute(0, 3, 1, 2) if values.shape[-1] in (1, 3) else values
-    if values.shape[1] not in (1, 3):
-        raise CommandError(f"images have 1 or 3 channels, not {values.shape[1]}")
-    return values.contiguous()
+        values, first = values[None], True
+    values = values[None] if values.dim() == 3 else values
+    for place in ((1, 3) if first else (3, 1)):
+        if values.dim() == 4 and values.numel() and values.shape[place] in (1, 3):
+            return values.movedim(place, 1).contiguous()
+    raise CommandError(f"no images of shape {list(values.shape)}: [H, W], [H, W, C], [C, H, W], or a batch "
+                       "[B, H, W, C] or [B, C, H, W], of 1 or 3 channels")
 
 
 def _square(pixels: np.ndarray, spec: Spec) -> np.ndarray:

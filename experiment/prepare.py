@@ -70,7 +70,7 @@ def fit_gaussian(dataset: registry.Dataset, workers: int) -> Gaussian:
 
 
 def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, device: torch.device,
-                given: frozenset[str] = frozenset()) -> nn.Module:
+                by_hand: frozenset[str] = frozenset()) -> nn.Module:
     """A model with weights drawn from the seed, or somebody's, on the device. `given` are the flags typed by hand.
 
     What somebody's files do not say, and was assumed, is printed. The caller's global generator is left as it was.
@@ -78,7 +78,7 @@ def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, devi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.r_seed)
         spec = spec_of(registry.SPECS[config.dataset], config)
-        model = build_model(config, spec, shape, gaussian.to(device), given=given)
+        model = build_model(config, spec, shape, gaussian.to(device), by_hand=by_hand)
     for line in assumptions_of(model):
         distributed.say(f"assumed: {line}")
     model = model.to(device)

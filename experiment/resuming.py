@@ -14,7 +14,7 @@ import distributed
 from config import Config
 from experiment.checkpoint import basis_file, checkpoints, open_record
 from models import LatentDiffusion
-from utils import CommandError, sweep
+from utils import CommandError, remove_partial
 
 
 def newest_sound(folder: Path, kind: str) -> tuple[dict, Config, Path] | None:
@@ -36,17 +36,17 @@ def newest_sound(folder: Path, kind: str) -> tuple[dict, Config, Path] | None:
     return None
 
 
-def start_or_resume(run, config: Config, given: frozenset[str] = frozenset()) -> bool:
+def start_or_resume(run, config: Config, by_hand: frozenset[str] = frozenset()) -> bool:
     """Take up the folder's run, or clear the folder for a new one. Returns whether anything is left to do.
 
-    given   the flags typed by hand: a run that began with --flip, as folders did before there was one, keeps it
+    by_hand the flags typed by hand: a run that began with --flip, as folders did before there was one, keeps it
     Raises CommandError where the folder holds a run with other settings, or of other data.
     """
     found = newest_sound(run.folder, run.record["kind"]) if config.resume else None
     distributed.barrier()  # every process has looked before anything changes
     if distributed.is_main():
-        sweep(run.folder)
-        sweep(run.metrics.parent)
+        remove_partial(run.folder)
+        remove_partial(run.metrics.parent)
     if found is None:
         if distributed.is_main():
             for old in [run.folder / "last.pth", run.folder / "best.pth", *checkpoints(run.folder), run.metrics,
@@ -55,7 +55,7 @@ def start_or_resume(run, config: Config, given: frozenset[str] = frozenset()) ->
         distributed.barrier()
         return True
     record, stored, path = found
-    if stored.flip and config.flip is None and "flip" not in given:
+    if stored.flip and config.flip is None and "flip" not in by_hand:
         config = run.config = replace(config, flip=True)
         distributed.say(f"{path}: going on with --flip, as this run began")
     config_module.refuse_other_run(config, stored, path)

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 import config as config_module
 import distributed
-from config import Command, Config
+from config import MODELS, Command, Config
 from dataset import registry
 from experiment.autoencoder import Autoencoder
 from experiment.checkpoint import (
-    MODELS,
     _named,
     checkpoints,
     load_model,
@@ -47,7 +46,7 @@ class Trained:
     """A model from a checkpoint (EMA weights, evaluation mode) with this call's config."""
 
     config: Config
-    given: frozenset[str]
+    by_hand: frozenset[str]
     model: nn.Module
     path: Path
     epoch: int
@@ -68,7 +67,7 @@ class Trained:
         """
         return {"checkpoint": str(self.path), "checkpoint_hash": self.hash, "epoch": self.epoch, "step": self.step,
                 "ema": True, "data": self.data, "config": config_module.to_dict(self.stored or self.config),
-                "call": config_module.call_of(Command(self.mode, self.config, self.given))}
+                "call": config_module.call_of(Command(self.mode, self.config, self.by_hand))}
 
     def load_data(self, split: str) -> registry.Dataset:
         """A named split of the model's data set. Raises CommandError where it is not the set it was trained on."""
@@ -258,8 +257,7 @@ def load(path: str | Path, device: str | None = None) -> Trained:
     Raises CommandError, in one line, where there is none, or it is broken.
     """
     trained = open_trained(Command("", replace(Config(), device=device), frozenset()), named_checkpoint(path))
-    stored = trained.stored or trained.config
-    trained.config = replace(trained.config, data_dir=stored.data_dir, precision=stored.precision)
+    trained.config = replace(trained.stored, device=device)
     return trained
 
 
@@ -268,20 +266,20 @@ def open_trained(command: Command, path: Path | None = None, kinds: tuple[str, .
 
     Raises CommandError where it is absent, broken, of another kind, or contradicted by a flag typed by hand.
     """
-    mode, config, given = command
+    mode, config, by_hand = command
     found = path is None
     if found:
         path = _named(command)
     device = pick_device(config.device)
     record, stored = open_record(path, kinds)
     name = config.experiment
-    config = config_module.trained(config, given, stored, path)
+    config = config_module.trained(config, by_hand, stored, path)
     if found and config.experiment != name:
         raise CommandError(f"{path} holds a model of the experiment {config.experiment}: this folder is not its own")
     distributed.say(f"model: {path} (epoch {record['epoch']})")
-    if found and "epochs" not in given and not config.best and distributed.is_main():
+    if found and "epochs" not in by_hand and not config.best and distributed.is_main():
         note_newer_state(path, record["step"])
-    trained = Trained(config, given, load_model(record, config, device, path), path, record["epoch"], record["step"],
+    trained = Trained(config, by_hand, load_model(record, config, device, path), path, record["epoch"], record["step"],
                       device, mode, stored, record.get("data"))
     _ = trained.hash  # of the file as it is now
     return trained

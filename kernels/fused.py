@@ -3,7 +3,7 @@
     u = a x + t    with a = rstd weight scale,  t = (bias - mean rstd weight) scale + shift     [B, C]
     y = keep(place) u sigmoid(u) / (1 - p)
 
-One sweep forward and two backward, where torch's own operations make four and more. Kept for backward: x, a, t, mean
+One pass forward and two backward, where torch's own operations make four and more. Kept for backward: x, a, t, mean
 and rstd; u and the mask are made again. The mask is a hash of (seed, row, channel), so that it takes no memory.
 
 The mathematics stands twice: in PyTorch (`Plain`, which torch.compile turns into kernels for a GPU, and which tests
@@ -28,24 +28,24 @@ class Fused(torch.autograd.Function):
     """The operation with its derivative. x [B, HW, C]; weight, bias [C]; scale, shift [B, C] or None; seed [1]."""
 
     @staticmethod
-    def forward(ctx, sweeps, x, weight, bias, scale, shift, seed, groups, eps, silu, p, half):
-        y, kept = sweeps.forward(x, weight, bias, scale, shift, seed, groups, eps, silu, p, half)
+    def forward(ctx, kernel, x, weight, bias, scale, shift, seed, groups, eps, silu, p, half):
+        y, kept = kernel.forward(x, weight, bias, scale, shift, seed, groups, eps, silu, p, half)
         ctx.save_for_backward(x, weight, bias, scale, seed, *kept)
-        ctx.sweeps, ctx.groups, ctx.silu, ctx.p = sweeps, groups, silu, p
+        ctx.kernel, ctx.groups, ctx.silu, ctx.p = kernel, groups, silu, p
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
         x, weight, bias, scale, seed, *kept = ctx.saved_tensors
-        dx, along, sums = ctx.sweeps.backward(x, dy.contiguous(), seed, kept, ctx.groups, ctx.silu, ctx.p)
+        dx, along, sums = ctx.kernel.backward(x, dy.contiguous(), seed, kept, ctx.groups, ctx.silu, ctx.p)
         if scale is None:
             return None, dx, along.sum(0), sums.sum(0), *[None] * 8
         dweight, dbias = (along * scale).sum(0), (sums * scale).sum(0)
         return None, dx, dweight, dbias, along * weight + sums * bias, sums, *[None] * 6
 
 
-def fused(sweeps, x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *,
+def fused(kernel, x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None = None, shift: Tensor | None = None, *,
           groups: int, eps: float, silu: bool, p: float = 0.0) -> Tensor:
     """y [B,C,H,W], channels last, of x [B,C,H,W]; under autocast in its half precision. p: the dropout's share."""
     rows = x.permute(0, 2, 3, 1).flatten(1, 2).contiguous()  # a view where x is channels last
@@ -55,9 +55,9 @@ def fused(sweeps, x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None 
         seed = torch.randint(-(2**31), 2**31, (1,), dtype=torch.int32, device=x.device)
     options = (seed, groups, eps, silu, p, half)
     if torch.is_grad_enabled():
-        y = Fused.apply(sweeps, rows, weight, bias, scale, shift, *options)
+        y = Fused.apply(kernel, rows, weight, bias, scale, shift, *options)
     else:
-        y, _ = sweeps.forward(rows, weight, bias, scale, shift, *options)
+        y, _ = kernel.forward(rows, weight, bias, scale, shift, *options)
     return y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
@@ -184,8 +184,9 @@ class Kernel:
 
         self._forward, self._backward = functions("forward"), functions("backward")
 
-    def __deepcopy__(self, memo) -> Kernel:
-        return self
+    def __reduce__(self):
+        """Copies and pickles are this machine's own kernel."""
+        return _own_kernel, ()
 
     def serves(self, x: Tensor) -> bool:
         half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
@@ -226,3 +227,7 @@ def _task(x: Tensor, seed: Tensor | None, kept: Tensor, groups: int, silu: bool,
 def build_kernel() -> tuple[Kernel, float]:
     """The kernel of this machine and the seconds that it took to build (0: it was there). Raises NoCompiler."""
     return load(SOURCE, Kernel)
+
+
+def _own_kernel() -> Kernel:
+    return build_kernel()[0]

@@ -78,8 +78,9 @@ class Winograd:
         if torch.cpu._is_amx_tile_supported():
             self._forward.pop(torch.bfloat16, None)
 
-    def __deepcopy__(self, memo) -> Winograd:
-        return self
+    def __reduce__(self):
+        """Copies and pickles are this machine's own kernel."""
+        return _own_winograd, ()
 
     def serves(self, x: Tensor, weight: Tensor) -> bool:
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
@@ -136,3 +137,7 @@ def _function(library: ctypes.CDLL, name: str, count: int):
 def build_winograd() -> tuple[Winograd, float]:
     """The kernel of this machine and the seconds that it took to build (0: it was there). Raises NoCompiler."""
     return load(SOURCE, Winograd)
+
+
+def _own_winograd() -> Winograd:
+    return build_winograd()[0]

@@ -53,7 +53,7 @@ def save_latent(command: Command) -> None:
     path = config_module.folder(config, "models") / "latents.npz"
     check_writable(path.parent)
     dataset = trained.load_data(config.split or "test")
-    if config.disent_metric == "tad" and dataset.spec.labels != "attributes" and "disent_metric" in command.given:
+    if config.disent_metric == "tad" and dataset.spec.labels != "attributes" and "disent_metric" in command.by_hand:
         print(f"note: tad is for attributes; {config.dataset} has labels of another kind ({dataset.spec.labels})")
     mean, logvar = posterior_of_split(trained, dataset, config.num_images)
     codes = mean.numpy()
@@ -85,7 +85,7 @@ def label_arrays(dataset: registry.Dataset, count: int) -> dict[str, np.ndarray]
 
 def train_latent_ddim(command: Command) -> None:
     """Mode `train_latent_ddim`: the diffusion over the training split's latents, to models/EXP_latent/."""
-    trained = open_trained(command._replace(given=command.given - {"epochs"}))  # --epochs is where this training ends
+    trained = open_trained(command._replace(by_hand=command.by_hand - {"epochs"}))  # which say where this training ends
     refuse_given(trained)
     for folder in training.latent_folders(trained.config):
         check_writable(folder)

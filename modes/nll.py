@@ -69,7 +69,7 @@ ELBO, ENSEMBLE = "elbo", "best"
 
 def nll(command: Command) -> None:
     """Mode `nll`: a tuned or trained checkpoint, or, with --init_from, a network made elsewhere, untuned."""
-    measure_likelihood(open_untuned(command) if "init_from" in command.given else open_trained(command))
+    measure_likelihood(open_untuned(command) if "init_from" in command.by_hand else open_trained(command))
 
 
 def open_untuned(command: Command) -> Trained:
@@ -79,8 +79,8 @@ def open_untuned(command: Command) -> Trained:
     """
     config, device = command.config, pick_device(command.config.device)
     dataset = load_data(config, "train")
-    model = build_fresh(config, dataset.shape, fit_gaussian(dataset, config.num_workers), device, command.given)
-    trained = Trained(config, command.given, model.eval().requires_grad_(False), model.network.source, 0, 0, device,
+    model = build_fresh(config, dataset.shape, fit_gaussian(dataset, config.num_workers), device, command.by_hand)
+    trained = Trained(config, command.by_hand, model.eval().requires_grad_(False), model.network.source, 0, 0, device,
                       command.mode, data=registry.identity(dataset))
     name = Path(config.init_from).resolve().name
     name = "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in name)[:60]

@@ -23,7 +23,7 @@ from tqdm import tqdm
 import config as config_module
 import distributed
 import plots
-from config import Command
+from config import SPACINGS, Command
 from dataset import registry
 from experiment import (
     Trained,
@@ -44,7 +44,7 @@ from utils import (
     file_hash,
     locked,
     read_json,
-    sweep,
+    remove_partial,
     versions,
     write_json,
     write_npz,
@@ -137,7 +137,7 @@ def search_grid(trained: Trained, setting: dict, denoiser: Callable | None, z_of
     z = prior_of(model, rng) if (given := z_of(rng)) is None else given
     run = SAMPLERS[setting["sampler"]]
     options = {name: setting[name] for name in config.sampler_used.options if name in setting}
-    grids = {spacing: model.grid(setting["steps"], spacing) for spacing in ("time", "logsnr", "karras")}
+    grids = {spacing: model.grid(setting["steps"], spacing) for spacing in SPACINGS if spacing != "fitted"}
     grid, errors = fit_grid(denoiser or denoiser_of(model, config.guidance), functools.partial(run, **options),
                             rng.at(0).normal("x_T", *model.shape), z, grids)
     usual = ", ".join(f"{name} {errors[name]:.3g}" for name in grids)
@@ -239,12 +239,12 @@ def sample_images(command: Command) -> None:
     folder = config_module.folder(config, "imgs") / "eval"
     check_writable(folder)
     result = trained.results("eval.json")
-    draw, setting = drawer(trained, phases=bool({"split_step", "vanilla_from"} & command.given))
+    draw, setting = drawer(trained, phases=bool({"split_step", "vanilla_from"} & command.by_hand))
     images, own = len(trained.model.shape) == 3, OwnFolder(folder)
     samples = {}
     with writing(folder):
         if distributed.is_main():
-            sweep(folder)
+            remove_partial(folder)
             own.forget(own.own("sample-*.png") | own.own("grid.png") if images else ())
         distributed.barrier()
         with Writer(own) as writer:
@@ -300,7 +300,7 @@ def prepare_folder(own: OwnFolder, manifest: Path, setting: dict, count: int) ->
 
     Raises CommandError, with nothing deleted, where it holds something that this program did not make.
     """
-    sweep(own.folder)
+    remove_partial(own.folder)
     there = own.own("[!.]*")
     same = manifest.exists() and all(read_json(manifest).get(key) == value for key, value in setting.items())
     wanted = {image_name(number) for number in range(count)} if same else set()
@@ -320,7 +320,7 @@ def save_original_img(command: Command) -> None:
     dataset = load_data(config, config.split or "train")
     rows = range(min(len(dataset), config.num_images or len(dataset)))
     with locked(folder), Writer(own) as writer, tqdm(total=len(rows), desc="writing", unit="img") as bar:
-        sweep(folder)
+        remove_partial(folder)
         own.forget(before)
         for indices, x in batches_of(dataset, 256, "cpu", rows, config.num_workers):
             writer.add(x, [image_name(i) for i in indices.tolist()])

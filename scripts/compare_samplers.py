@@ -25,7 +25,6 @@ from dataset import registry
 from utils import CommandError, check_writable, exit_status, versions, write_json
 
 PROG = "python -m scripts.compare_samplers"
-SPACINGS = ("time", "logsnr", "karras", "fitted")
 REFERENCE_STEPS = 150  # of the exact flow, fourth order
 
 
@@ -37,7 +36,7 @@ def _flags(group) -> None:
                        help="steps of ddpm (default: 50 1000)")
     group.add_argument("--samplers", nargs="+", choices=list(config_module.SAMPLERS),
                        default=list(config_module.SAMPLERS), help="which (default: all)")
-    group.add_argument("--spacings", nargs="+", choices=SPACINGS, default=["time", "logsnr"],
+    group.add_argument("--spacings", nargs="+", choices=list(config_module.SPACINGS), default=["time", "logsnr"],
                        help="spacings of all but ddpm (default: time logsnr)")
     group.add_argument("--path_samples", type=steps, default=64, help="samples of the path error (default: 64)")
     group.add_argument("--classifier", metavar="PATH",

@@ -26,7 +26,7 @@ from dataset import registry
 from diffusion import Gaussian, diffuse
 from experiment import build_fresh, half_of
 from models import UNET, multipliers, parameter_count
-from modules import Convolution, GroupNorm, use_sweeps
+from modules import Convolution, GroupNorm, use_kernels
 from rng import Rng
 from training import Stepper
 
@@ -46,11 +46,11 @@ class Ours:
         self.z_dim = config.a_dim if config.model == "diff" else 0
 
     def take(self, *kernels) -> tuple:
-        """Let the networks work by other kernels (`use_sweeps`); returns those from before."""
-        before = next((m.sweeps for m in self.stepper.model.modules() if isinstance(m, GroupNorm)), None), next(
+        """Let the networks work by other kernels (`use_kernels`); returns those from before."""
+        before = next((m.kernel for m in self.stepper.model.modules() if isinstance(m, GroupNorm)), None), next(
             (m.winograd for m in self.stepper.model.modules() if isinstance(m, Convolution)), None)
         for part in (self.stepper.model, self.stepper.ema):
-            use_sweeps(part, *kernels)
+            use_kernels(part, *kernels)
         return before
 
     def train(self, x: Tensor) -> None:

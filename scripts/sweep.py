@@ -62,7 +62,7 @@ class Run(NamedTuple):
         row = MODES.get(step, PROGRAM)
         words = ["run.py", "--mode", step] if step in MODES else [step]
         for item in FIELDS.values():
-            if item.name in self.command.given and reads(row, step, item.name) and item.name != "epochs":
+            if item.name in self.command.by_hand and reads(row, step, item.name) and item.name != "epochs":
                 words += config_module.typed(item.name, getattr(self.command.config, item.name))
         return words + (["--epochs", str(self.command.config.epochs)] if step == "train" else [])
 

@@ -366,7 +366,7 @@ def test_an_example_in_the_help_can_be_typed():
 
 
 def test_flags_typed_by_hand_are_known():
-    assert command("--a_dim 32 -e 5").given == {"a_dim", "epochs"}
+    assert command("--a_dim 32 -e 5").by_hand == {"a_dim", "epochs"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -376,7 +376,7 @@ def test_flags_typed_by_hand_are_known():
 def test_after_training_the_model_comes_from_the_checkpoint():
     stored = config("--unets_channels 24 --loss itd --epochs 3 --batch_size 8")
     call = command("--mode eval --batch_size 5")
-    made = trained(call.config, call.given, stored, Path("last.pth"))
+    made = trained(call.config, call.by_hand, stored, Path("last.pth"))
     assert (made.unets_channels, made.loss, made.batch_size) == (24, "itd", 5)
 
 
@@ -384,7 +384,7 @@ def test_a_flag_that_contradicts_the_checkpoint_is_refused_by_name():
     stored = config("--a_dim 16")
     call = command("--mode eval --a_dim 8")
     with pytest.raises(CommandError, match=r"--a_dim 8 .*last\.pth.* 16"):
-        trained(call.config, call.given, stored, Path("last.pth"))
+        trained(call.config, call.by_hand, stored, Path("last.pth"))
 
 
 @pytest.mark.parametrize("words", ["--learning_rate 1e-3", "--r_seed 1", "--batch_size 8", "--dropout 0.2",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernels import build, fused, winograd
-from modules import Classifier, Decoder, Encoder, LatentMLP, PointMLP, UNet, use_sweeps
+from modules import Classifier, Decoder, Encoder, LatentMLP, PointMLP, UNet, use_kernels
 
 pytestmark = pytest.mark.usefixtures("full_networks")
 
@@ -127,10 +127,10 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("sweeps", [pytest.param("plain", marks=pytest.mark.slow), "kernel"])
-def test_fused_and_channels_last_the_result_and_its_gradients_are_the_same(name, sweeps):
+@pytest.mark.parametrize("kernels", [pytest.param("plain", marks=pytest.mark.slow), "kernel"])
+def test_fused_and_channels_last_the_result_and_its_gradients_are_the_same(name, kernels):
     try:
-        sweeps = (fused.Plain(),) if sweeps == "plain" else (fused.build_kernel()[0], winograd.build_winograd()[0])
+        kernels = (fused.Plain(),) if kernels == "plain" else (fused.build_kernel()[0], winograd.build_winograd()[0])
     except build.NoCompiler as error:
         pytest.skip(str(error))
     network = awake(SETTINGS[name]())
@@ -141,13 +141,13 @@ def test_fused_and_channels_last_the_result_and_its_gradients_are_the_same(name,
         inputs += (torch.tensor([True, False, True, True]),)
 
     def run(use):
-        use_sweeps(network, *use)
+        use_kernels(network, *use)
         network.zero_grad()
         out = network(*inputs)
         (out * torch.linspace(-1, 2, out.numel()).reshape(out.shape)).sum().backward()
         return out, {name: p.grad for name, p in network.named_parameters()}
 
-    (own, gradients), (out, fused_gradients) = run((None,)), run(sweeps)
+    (own, gradients), (out, fused_gradients) = run((None,)), run(kernels)
     assert (out - own).abs().max() <= 1e-5 * own.abs().max()
     largest = max(gradient.abs().max() for gradient in gradients.values() if gradient is not None)
     for name, gradient in gradients.items():

@@ -11,6 +11,7 @@ import torch
 from oracles import FiniteSetDenoiser, GaussianDenoiser, MixtureDenoiser
 
 import config
+import diffusion
 from diffusion import linear_schedule, predict_x
 from rng import Rng
 from sampling import (
@@ -352,7 +353,7 @@ def test_the_cheapest_path_is_that_of_trying_all():
 @pytest.mark.parametrize("denoiser, run, margin", [
     pytest.param(GAUSSIAN, unipc, 0.6, marks=pytest.mark.slow), (MIXTURE, ipndm, 1.0)], ids=["gaussian", "mixture"])
 def test_a_fitted_grid_errs_less_than_the_usual_ones_on_other_samples(denoiser, run, margin):
-    grids = {spacing: PUBLISHED.grid(5, spacing) for spacing in ("time", "logsnr", "karras")}
+    grids = {spacing: PUBLISHED.grid(5, spacing) for spacing in config.SPACINGS if spacing != "fitted"}
     fitted, errors = fit_grid(denoiser, run, start(32, seed=1).double(), None, grids)
     assert len(fitted) == 6 and fitted[0] == pytest.approx(PUBLISHED.logsnr_range[0]) and fitted[-1] == math.inf
     assert (fitted.diff() > 0).all() and errors["fitted"] == min(errors.values())
@@ -419,7 +420,8 @@ def test_a_sample_does_not_depend_on_the_batch_it_is_drawn_in(name):
 
 
 def test_flags_and_functions_know_the_same_samplers():
-    assert list(config.SAMPLERS) == list(SAMPLERS)
+    assert set(config.SAMPLERS) == set(SAMPLERS)
+    assert set(config.SPACINGS) == {"time", "fitted", *diffusion.SPACINGS}
     for name, function in SAMPLERS.items():
         first, *others = inspect.signature(function).parameters
         assert [first, *others[:5]] == ["denoiser", "x", "grid", "z", "rng", "on_step"]

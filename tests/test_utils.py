@@ -28,8 +28,8 @@ from utils import (
     locked,
     read_json,
     read_npz,
+    remove_partial,
     save_checkpoint,
-    sweep,
     write_json,
     write_npz,
 )
@@ -294,7 +294,7 @@ def test_only_partial_files_of_processes_that_are_gone_are_swept(tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    sweep(tmp_path)
+    remove_partial(tmp_path)
     assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == set(names[2:])
 
 

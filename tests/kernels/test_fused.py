@@ -1,5 +1,7 @@
 """fused.py: the operation in PyTorch and in C++ beside torch's own, its derivatives, its mask; no compiler."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ def kernel():
         pytest.skip(str(error))
 
 
-SWEEPS = {"plain": fused.Plain, "kernel": kernel, "compiled": fused.compiled}
+KERNELS = {"plain": fused.Plain, "kernel": kernel, "compiled": fused.compiled}
 BOTH = pytest.mark.parametrize("which", ["plain", "kernel", pytest.param("compiled", marks=pytest.mark.slow)])
 
 
@@ -51,8 +53,8 @@ def with_gradients(function, values):
 @pytest.mark.parametrize("modulated", [True, False])
 @pytest.mark.parametrize("silu", [True, False])
 def test_equal_to_torchs_own_forward_and_backward(which, modulated, silu):
-    values, sweeps = inputs(modulated=modulated), SWEEPS[which]()
-    ours = with_gradients(lambda *v: fused.fused(sweeps, *v, groups=GROUPS, eps=EPS, silu=silu), values)
+    values, operation = inputs(modulated=modulated), KERNELS[which]()
+    ours = with_gradients(lambda *v: fused.fused(operation, *v, groups=GROUPS, eps=EPS, silu=silu), values)
     theirs = with_gradients(lambda *v: native(*v, silu=silu), values)
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape
@@ -62,10 +64,10 @@ def test_equal_to_torchs_own_forward_and_backward(which, modulated, silu):
 
 @BOTH
 def test_in_half_precision_within_its_rounding(which):
-    values, sweeps = inputs(dtype=torch.bfloat16), SWEEPS[which]()
+    values, operation = inputs(dtype=torch.bfloat16), KERNELS[which]()
     exact = with_gradients(native, [value.detach().double().requires_grad_() for value in values])
     with torch.autocast("cpu", torch.bfloat16):
-        ours = with_gradients(lambda *v: fused.fused(sweeps, *v, groups=GROUPS, eps=EPS, silu=True), values)
+        ours = with_gradients(lambda *v: fused.fused(operation, *v, groups=GROUPS, eps=EPS, silu=True), values)
     assert ours[0].dtype == ours[1].dtype == torch.bfloat16
     for a, b in zip(ours, exact, strict=True):
         assert (a - b).abs().max() <= 1e-2 * b.abs().max()
@@ -73,9 +75,9 @@ def test_in_half_precision_within_its_rounding(which):
 
 @BOTH
 def test_float32_in_half_precision_out(which):
-    values, sweeps = inputs(), SWEEPS[which]()
+    values, operation = inputs(), KERNELS[which]()
     with torch.autocast("cpu", torch.bfloat16):
-        ours = with_gradients(lambda *v: fused.fused(sweeps, *v, groups=GROUPS, eps=EPS, silu=True), values)
+        ours = with_gradients(lambda *v: fused.fused(operation, *v, groups=GROUPS, eps=EPS, silu=True), values)
     assert (ours[0].dtype, ours[1].dtype) == (torch.bfloat16, torch.float32)
     theirs = with_gradients(native, values)
     assert (ours[0] - theirs[0]).abs().max() <= 1e-2 * theirs[0].abs().max()
@@ -83,11 +85,11 @@ def test_float32_in_half_precision_out(which):
 
 @BOTH
 def test_dropout_is_a_function_of_the_seed_and_the_place_forward_and_backward(which):
-    values, sweeps = inputs(batch=4, channels=32, height=16, width=16, modulated=False), SWEEPS[which]()
+    values, operation = inputs(batch=4, channels=32, height=16, width=16, modulated=False), KERNELS[which]()
 
     def drop(*v):
         torch.manual_seed(3)
-        return fused.fused(sweeps, *v, groups=GROUPS, eps=EPS, silu=True, p=0.3)
+        return fused.fused(operation, *v, groups=GROUPS, eps=EPS, silu=True, p=0.3)
 
     dropped = with_gradients(drop, values)
     assert torch.equal(dropped[0], drop(*values))
@@ -113,13 +115,14 @@ def test_the_mask_keeps_its_share_everywhere_and_knows_no_neighbour():
 
 
 def test_the_kernel_is_the_same_on_any_number_of_threads():
-    values, sweeps = inputs(batch=5), kernel()
+    values, operation = inputs(batch=5), kernel()
     before = torch.get_num_threads()
     runs = []
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            runs.append(with_gradients(lambda *v: fused.fused(sweeps, *v, groups=GROUPS, eps=EPS, silu=True), values))
+            run = functools.partial(fused.fused, operation, groups=GROUPS, eps=EPS, silu=True)
+            runs.append(with_gradients(run, values))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))

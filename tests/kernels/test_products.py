@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernels import products
-from modules import Convolution, use_sweeps
+from modules import Convolution, use_kernels
 
 CASES = [  # channels inside, outside, side, stride, pixels a side, images; products each way, or by the weights alone
     (128, 64, 3, 1, 2, 2, True), (96, 64, 3, 2, 4, 1, True), (256, 256, 1, 1, 2, 2, True),
@@ -21,7 +21,7 @@ class NoWinograd:
 def test_a_product_is_the_convolution_with_its_derivatives(inside, outside, side, stride, pixels, count, all_three):
     torch.manual_seed(0)
     layer = Convolution(inside, outside, side, stride)
-    use_sweeps(layer, object(), NoWinograd())
+    use_kernels(layer, object(), NoWinograd())
     x = torch.randn(count, inside, pixels, pixels).contiguous(memory_format=torch.channels_last).requires_grad_()
     assert products.serves(x, layer.weight, stride)
     assert (products.weights_a_pixel(x, layer.weight, stride) >= products.MOST) == all_three

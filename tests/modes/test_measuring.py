@@ -62,7 +62,7 @@ def trained(tmp_path, *flags, network=None):
         model.network = Oracle(network)
     path = tmp_path / "model-1.pth"
     path.write_bytes(b"weights")
-    return Trained(command.config, command.given, model, path, 1, 10, torch.device("cpu"))
+    return Trained(command.config, command.by_hand, model, path, 1, 10, torch.device("cpu"))
 
 
 def results(run, name):

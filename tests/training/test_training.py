@@ -35,8 +35,7 @@ from runs import (
 import training
 from config import Config
 from dataset import registry
-from experiment import checkpoint, compiling, fit_gaussian
-from experiment import said as talk
+from experiment import checkpoint, compiling, fit_gaussian, progress
 from utils import CommandError, RunError, load_checkpoint, locked
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -205,7 +204,7 @@ def test_arithmetic_that_the_processor_must_emulate_is_said(monkeypatch, capsys,
 
 def test_a_person_who_watches_sees_the_epoch_and_the_work_after_the_last_step_in_the_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(talk, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
     assert train(VANILLA) == 0
     err = capsys.readouterr().err
     assert all(f"epoch {k}/3: " in err for k in (1, 2, 3)) and "step 2/6" not in err

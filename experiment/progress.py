@@ -60,8 +60,8 @@ class Report:
         last = -(-self.total // self.epoch_steps)
         return f"epoch {min(-(-step // self.epoch_steps), last)}/{last}"
 
-    def step(self, done: int, means) -> None:
-        """After a step, the `done`th; `means` gives the terms so far, and is asked once a second."""
+    def step(self, means) -> None:
+        """After a step; `means` gives the terms so far, and is asked once a second."""
         self.images += self.batch
         self.bar.update(self.batch)
         if time.monotonic() - self.looked > PATIENCE:
