@@ -423,13 +423,26 @@ def denoiser_of(model, guidance: float) -> Denoiser:
     return model.denoise if guidance == 1 else guided(model.denoise, guidance)
 
 
+def steps_of(model, wanted: int | None, usual: int | None) -> int:
+    """The steps of a sampler: those wanted, else its usual ones, else all of the model's schedule.
+
+    Raises CommandError for more than the schedule has, or none.
+    """
+    most = model.schedule.steps
+    if wanted is None:
+        return min(usual or most, most)
+    if not 1 <= wanted <= most:
+        raise CommandError(f"{wanted} steps: the model's schedule has {most}, so give 1 to {most}")
+    return wanted
+
+
 def generate(model, rng: Rng, z: Tensor | None = None, sampler: str = Config.sampler, steps: int | None = None,
              spacing: str | None = None, guidance: float = 1.0, denoiser: Denoiser | None = None,
              grid: Tensor | None = None, on_step: Callable[[], None] = silent, **options: float) -> Tensor:
     """Samples of any model of models.py, for the numbered samples of `rng`. -> [B, *shape]
 
     z           what the samples are conditioned on; by default each sample's draw from the model's prior
-    steps       of the sampler; by default its own number (config.SAMPLERS), or all of the model's schedule
+    steps       of the sampler; by default its own number (config.SAMPLERS), or all of the model's schedule (`steps_of`)
     spacing     of its levels; by default its own
     denoiser    in place of the model's own (two-phase sampling)
     grid        in place of the one that steps and spacing name
@@ -442,6 +455,5 @@ def generate(model, rng: Rng, z: Tensor | None = None, sampler: str = Config.sam
     denoiser = denoiser or denoiser_of(model, guidance)
     if grid is None:
         own = config.SAMPLERS.get(sampler, config.Sampler(""))
-        steps = steps or min(own.steps or model.schedule.steps, model.schedule.steps)
-        grid = model.grid(steps, spacing or own.spacing)
+        grid = model.grid(steps_of(model, steps, own.steps), spacing or own.spacing)
     return sample(sampler, denoiser, rng, model.shape, grid, z, on_step, **options)

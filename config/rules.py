@@ -62,7 +62,8 @@ def check(config: Config, mode: str | None, by_hand: frozenset[str]) -> None:
          f"--denoiser {config.denoiser} starts from somebody's weights: give --init_from PATH"),
         (not all(part.isalnum() or part in "-._" for part in config.tag) or len(config.tag) > 60,
          f"--tag '{config.tag}' goes into folder names: up to 60 letters, digits, '-', '_' and '.'"),
-        (mode == "mutual_info" and config.num_images == 1, "--num_images 1: I(x; z) needs two images at least"),
+        (mode in ("mutual_info", "nll") and config.num_images == 1,
+         "--num_images 1: an average and its standard error need two images at least"),
         (mode == "disentangle" and len(config.img_id) > 1, "--img_id: --mode disentangle takes one image"),
     )
     _refuse_broken(rules)

@@ -38,6 +38,11 @@ HELD_BYTES = 2 << 30  # a split up to this size is held in memory ...
 HELD_COSTLY = 20_000  # ... if it is an array already, or has no more images than this to decode or render
 
 
+def check_split(split: str) -> None:
+    if split not in SPLITS:
+        raise CommandError(f"there is no split '{split}': {', '.join(SPLITS)}")
+
+
 def load(name: str, split: str, *, root: str | Path = "./data", size: int | None = None, channels: int | None = None,
          dim: int | None = None, limit: int | None = None, z: Recipe | None = None) -> Dataset:
     """One split of a set.
@@ -53,10 +58,11 @@ def load(name: str, split: str, *, root: str | Path = "./data", size: int | None
     limit     the first so many rows of the split
     z         how the z that comes with images is made: labels of theirs, or nats that a pair shares
 
-    Raises CommandError for an unknown set, files that are absent or broken, sizes or channels that make no sense.
+    Raises CommandError for an unknown set or split, files that are absent or broken, sizes or channels without sense.
     """
     if name not in SPECS:
         raise CommandError(f"--dataset {name} is unknown; there are {', '.join(SPECS)}")
+    check_split(split)
     if SPECS[name].kind == "points":
         return _load_points(SPECS[name], split, size, channels, dim, limit)
     spec, source = _open(SPECS[name], size, channels, Path(root))

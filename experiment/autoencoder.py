@@ -6,20 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sampling import SAMPLERS, invert
+from sampling import SAMPLERS, invert, steps_of
 from utils import CommandError
 
 INVERSION_STEPS = 50  # of the sampler that inverts
 
 
 class Autoencoder:
-    """x -> (z, x_T) -> x by deterministic ddim or heun and its inversion. The VAE has no x_T, plain diffusion no z."""
+    """x -> (z, x_T) -> x by deterministic ddim or heun and its inversion. The VAE has no x_T, plain diffusion no z.
+
+    Raises CommandError for more steps than the model's schedule has.
+    """
 
     def __init__(self, model: nn.Module, steps: int | None = None, spacing: str = "time", sampler: str = "ddim"):
         self.model, self.sampler = model, sampler
         self.has_z, self.has_noise = hasattr(model, "latent"), hasattr(model, "denoise")
         if self.has_noise:
-            self.grid = model.grid(min(steps or INVERSION_STEPS, model.schedule.steps), spacing)
+            self.grid = model.grid(steps_of(model, steps, INVERSION_STEPS), spacing)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:

@@ -183,7 +183,8 @@ def find_checkpoint(folder: Path, epoch: int | None) -> Path:
 
 def named_checkpoint(path: str | Path) -> Path:
     """The checkpoint that a path names: itself, or the newest of a folder."""
-    return find_checkpoint(Path(path), None) if Path(path).is_dir() else Path(path)
+    path = Path(path)
+    return path if path.is_file() or path.suffix == ".pth" else find_checkpoint(path, None)
 
 
 def _trained(files: Iterable[Path]) -> list[Path]:
@@ -258,7 +259,7 @@ def note_newer_state(path: Path, step: int) -> None:
         distributed.say(f"note: {last} is newer (step {reached}, of a run that is not finished); {path.name} is used")
 
 
-def _named(command: Command) -> Path:
+def chosen_checkpoint(command: Command) -> Path:
     """The checkpoint that a command line names. Raises CommandError where it is not there."""
     _, config, by_hand = command
     folder = config_module.folder(config, "models")
@@ -272,7 +273,7 @@ def _named(command: Command) -> Path:
 def meant(command: Command) -> Path | None:
     """The checkpoint that a command line means; None where there is none at all."""
     try:
-        return _named(command)
+        return chosen_checkpoint(command)
     except CommandError:
         if command.config.best or ("epochs" in command.by_hand
                                    and checkpoints(config_module.folder(command.config, "models"))):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset import registry
 from experiment.measuring import Sample, codes_of
 from experiment.noisy_latent import NoisyLatent
 from experiment.prepare import load_data
@@ -88,6 +89,7 @@ def codes_of_model(trained, split: str) -> Codes:
 
 def splits_of(split: str) -> tuple[str, str]:
     """Which splits the upper bounds are fitted to and chosen on, where this one is measured."""
+    registry.check_split(split)
     return {"test": ("train", "val"), "val": ("train", "test"), "train": ("val", "test")}[split]
 
 

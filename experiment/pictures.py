@@ -68,13 +68,14 @@ def _from_array(values, spec: Spec, shape: tuple[int, ...]) -> Tensor:
 
 def _channels_first(values: Tensor, first: bool) -> Tensor:
     """[H, W], [H, W, C], [C, H, W] or a batch of the last two -> [B, C, H, W], C 1 or 3."""
+    shape = list(values.shape)
     if values.dim() == 2:
         values, first = values[None], True
     values = values[None] if values.dim() == 3 else values
     for place in ((1, 3) if first else (3, 1)):
         if values.dim() == 4 and values.numel() and values.shape[place] in (1, 3):
             return values.movedim(place, 1).contiguous()
-    raise CommandError(f"no images of shape {list(values.shape)}: [H, W], [H, W, C], [C, H, W], or a batch "
+    raise CommandError(f"no images of shape {shape}: [H, W], [H, W, C], [C, H, W], or a batch "
                        "[B, H, W, C] or [B, C, H, W], of 1 or 3 channels")
 
 

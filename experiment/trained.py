@@ -17,8 +17,8 @@ from config import MODELS, Command, Config
 from dataset import registry
 from experiment.autoencoder import Autoencoder
 from experiment.checkpoint import (
-    _named,
     checkpoints,
+    chosen_checkpoint,
     load_model,
     named_checkpoint,
     note_newer_state,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 PART = 256  # images that a network sees at once
 
 
-@dataclass
+@dataclass(repr=False)
 class Trained:
     """A model from a checkpoint (EMA weights, evaluation mode) with this call's config."""
 
@@ -111,8 +111,24 @@ class Trained:
 
     def autoencoder(self, steps: int | None = None) -> Autoencoder:
         """x -> (z, x_T) -> x, in --sample_steps or so many steps of the sampler."""
-        return Autoencoder(self.model, steps or self.config.sample_steps, self.config.spacing or "time",
-                           self.config.inversion)
+        steps = self.config.sample_steps if steps is None else steps
+        return Autoencoder(self.model, steps, self.config.spacing or "time", self.config.inversion)
+
+    def codes(self, z, count: int | None = None) -> Tensor:
+        """Anybody's latents as the model takes them: float32 [B, a_dim] on its device; of one row, `count` times that.
+
+        Raises CommandError for another shape, and for plain diffusion, which has none.
+        """
+        if not self.config.has_latent:
+            raise CommandError(f"{self.path} is plain diffusion, which has no z")
+        z = torch.as_tensor(z, dtype=torch.float32, device=self.device)
+        rows = (count, 1) if count else (len(z),) if z.dim() else ()
+        if z.dim() != 2 or z.shape[1] != self.config.a_dim or len(z) not in rows:
+            raise CommandError(f"z is [{count or 'B'}, {self.config.a_dim}], not {list(z.shape)}")
+        return z.expand(count or len(z), -1)
+
+    def __repr__(self) -> str:
+        return f"<{self.config.model} model of {self.config.dataset}, epoch {self.epoch}: {self.path}>"
 
     @torch.no_grad()
     def encode(self, images) -> Tensor:
@@ -130,7 +146,8 @@ class Trained:
     def invert(self, images, z: Tensor | None = None, steps: int | None = None) -> Tensor:
         """x_T of images by inverting the deterministic sampler: [B, *shape].
 
-        z       [B, a_dim] that they are conditioned on; by default their own. steps: 50 by default
+        z       [B, a_dim] that they are conditioned on, or one [1, a_dim] for all; by default their own
+        steps   50 by default
         Raises CommandError for a VAE, which has no x_T.
 
         >>> model.invert("seven.png", steps=4).shape
@@ -142,7 +159,7 @@ class Trained:
         x = self.batch(images)
         if z is None and coder.has_z:
             z = self.encode(x)
-        return self._in_parts(coder.invert, x, z)
+        return self._in_parts(coder.invert, x, None if z is None else self.codes(z, len(x)))
 
     def decode(self, z: Tensor | None = None, x_T: Tensor | None = None, steps: int | None = None,
                seed: int = 0) -> Tensor:
@@ -154,14 +171,13 @@ class Trained:
         >>> model.decode(torch.zeros(3, 2), steps=4).shape
         torch.Size([3, 1, 8, 8])
         """
-        coder = self.autoencoder(steps)
+        coder, z = self.autoencoder(steps), None if z is None else self.codes(z)
         count = len(z) if z is not None else len(x_T) if x_T is not None else 1
-        z = None if z is None else torch.as_tensor(z).float().to(self.device)
         if coder.has_noise:
             if x_T is None:
                 rng = Rng(seed, torch.arange(count, device=self.device))
                 x_T = rng.at(0).normal("x_T", *self.model.shape)
-            x_T = x_T.to(self.device).expand(count, *self.model.shape)
+            x_T = torch.as_tensor(x_T, dtype=torch.float32, device=self.device).expand(count, *self.model.shape)
         return _drawn(self._in_parts(coder.decode, z, x_T))
 
     def sample(self, n: int, z: Tensor | None = None, steps: int | None = None, seed: int = 0,
@@ -173,7 +189,9 @@ class Trained:
         >>> torch.equal(model.sample(3, steps=4)[:2], model.sample(2, steps=4))
         True
         """
-        z = None if z is None else torch.as_tensor(z).float().to(self.device).expand(n, -1)
+        if n < 1:
+            raise CommandError(f"{n} samples: draw one at least")
+        z = None if z is None else self.codes(z, n)
 
         def draw(rows: Tensor) -> Tensor:
             own = None if z is None else z[rows]
@@ -199,6 +217,9 @@ class Trained:
         torch.Size([5, 1, 8, 8])
         """
         coder, (first, second) = self.autoencoder(steps), (self.batch(a), self.batch(b))
+        if len(first) != 1 or len(second) != 1 or points < 2:
+            raise CommandError(f"interpolation is between two images, at two points or more; not between {len(first)} "
+                               f"and {len(second)}, at {points}")
         return _drawn(coder.between(first, second, points))
 
     @property
@@ -269,7 +290,7 @@ def open_trained(command: Command, path: Path | None = None, kinds: tuple[str, .
     mode, config, by_hand = command
     found = path is None
     if found:
-        path = _named(command)
+        path = chosen_checkpoint(command)
     device = pick_device(config.device)
     record, stored = open_record(path, kinds)
     name = config.experiment

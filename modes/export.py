@@ -12,7 +12,7 @@ from config import MODELS, Command, Config
 from experiment import Trained, exported, open_record, open_trained
 from metrics.measured import Measured, measured
 from models import parameter_count
-from utils import OwnFolder, check_writable, locked, markdown_table
+from utils import CommandError, OwnFolder, check_writable, locked, markdown_table
 
 CARD = "README.md"
 
@@ -23,6 +23,8 @@ def export(command: Command) -> None:
     `experiment.load` and --from read the folder back. For --denoiser ddpm it is a pipeline of diffusers too.
     """
     trained = open_trained(command._replace(config=replace(command.config, compile="off")))
+    if exported.is_export(trained.path):
+        raise CommandError(f"{trained.path} is an export already: give the folder of the run that it is of")
     folder = config_module.folder(trained.config, "models") / exported.FOLDER
     check_writable(folder)
     record, _ = open_record(trained.path, MODELS)

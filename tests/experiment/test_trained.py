@@ -1,6 +1,7 @@
 """A model from Python: `load`, and what can be asked of it; the same numbers as the modes."""
 
 import copy
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ EXP, VANILLA = "digits_2d_0.1mmd_4steps_4unet_4enc", "digits_4steps_4unet"
 def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("place"))
-        tiny.checkpoint("--dataset digits")
+        tiny.checkpoint("--dataset digits --learning_rate 2e-3")
         for model in ("vanilla", "vae"):
             tiny.checkpoint(f"--dataset digits --model {model}")
         tiny.checkpoint("--dataset moons --model vanilla")
@@ -88,6 +89,43 @@ def test_a_model_without_z_or_without_noise_says_so(place):
         vae.invert(x)
     assert vanilla.reconstruct(x, steps=4).shape == vae.reconstruct(x).shape == (1, 1, 8, 8)
     assert vanilla.sample(2, steps=4).shape == vae.sample(2).shape == (2, 1, 8, 8)
+
+
+X, Z = np.zeros((8, 8), np.uint8), torch.zeros(2, 2)
+
+
+@pytest.mark.parametrize("ask, culprit", [
+    (lambda model: model.sample(0), "0 samples"), (lambda model: model.sample(1, steps=5), "5 steps: .* has 4"),
+    (lambda model: model.decode(Z, steps=0), "0 steps"), (lambda model: model.decode(Z[0]), r"\[B, 2\], not \[2\]"),
+    (lambda model: model.decode(torch.zeros(1, 3)), r"z is \[B, 2\], not \[1, 3\]"),
+    (lambda model: model.sample(3, z=Z), r"z is \[3, 2\], not \[2, 2\]"),
+    (lambda model: model.invert(X, z=Z), r"z is \[1, 2\], not \[2, 2\]"),
+    (lambda model: model.interpolate([X, X], X), "between two images"),
+    (lambda model: model.interpolate(X, X, points=1), "two points or more"),
+    (lambda model: model.load_data("tset"), "no split 'tset': train, val, test"),
+    (lambda model: model.information(split="tset"), "no split 'tset'"),
+    (lambda model: model.batch(np.zeros((5, 16, 16), np.uint8)), r"\[5, 16, 16\]: .* a batch \[B, H, W, C\]"),
+    (lambda model: load("models/typo"), "no checkpoint in models/typo"),
+])
+def test_what_makes_no_sense_is_refused_in_one_line(model, ask, culprit):
+    with pytest.raises(CommandError, match=culprit):
+        ask(model)
+
+
+def test_latents_and_noise_may_be_arrays_and_one_code_serves_all(model):
+    z, x_T = np.zeros((1, 2), np.float32), np.zeros((1, 1, 8, 8))
+    assert model.invert([X, X], z=z, steps=2).shape == model.sample(2, z=z, steps=2).shape == (2, 1, 8, 8)
+    assert torch.equal(model.decode(z, x_T, steps=2), model.decode(Z, torch.zeros(1, 1, 8, 8), steps=2)[:1])
+    x, one = torch.rand(3, 1, 8, 8), torch.zeros(1)  # one log-SNR for all rows
+    each = model.model.denoise(x, one.expand(3), Z[:1].expand(3, -1))
+    assert torch.allclose(model.model.denoise(x, one, Z[:1]), each, atol=1e-5)
+
+
+def test_a_model_is_known_by_its_folder_and_survives_a_pickle(model):
+    assert "models/" in repr(model) and len(repr(model)) < 200
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again.encode(X), model.encode(X))
+    assert (model.config.learning_rate, model.config.unets_channels) == (2e-3, 4)  # as it was trained
 
 
 def test_points_come_as_floats(place):

@@ -53,6 +53,12 @@ def test_an_export_stands_for_the_models_flags_and_is_not_trained_on(in_tmp, cap
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
+def test_an_export_is_not_exported_again(in_tmp, capsys):
+    _, folder = export(WORDS["points"])
+    assert run.main(f"--mode export --from {folder}".split()) == 2
+    assert "is an export already" in capsys.readouterr().err and not (folder / "export").exists()
+
+
 def test_a_second_export_replaces_the_first_and_never_what_somebody_wrote(in_tmp, capsys):
     _, folder = export(WORDS["points"])
     first = file_hash(folder / "model.safetensors")
