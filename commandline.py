@@ -100,10 +100,12 @@ def build_parser(prog: str, mode: str | None = None, row: Mode | None = None) ->
     if row is not PROGRAM:
         parser.add_argument("--mode", choices=tuple(MODES), default="train", metavar="MODE",
                             help="what to do (default: train)")
-    for kind, title in _GROUPS.items():
+    groups = _GROUPS if trains or row is None else {**_GROUPS, "training": _GROUPS["run"]}
+    for kind, title in groups.items():
         short = kind == "model" and row is not None and not trains  # the flags that find a trained model, or --from
-        group = parser.add_argument_group(title, f"as it was trained, or --from; {prog} --help all lists the others"
-                                          if short else None)
+        if kind != "run" or title != groups["training"]:
+            group = parser.add_argument_group(title, f"as it was trained, or --from; {prog} --help all lists the others"
+                                              if short else None)
         for name in names_of(kind):
             shown = row is None or (reads(row, mode or prog, name) and (name in _FINDING or not short))
             _add_flag(group, FIELDS[name], readers, shown)

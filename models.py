@@ -253,13 +253,13 @@ def multipliers(config: Config, size: int, depth: int) -> tuple[int, ...]:
 
 def build_model(config: Config, spec, shape: tuple[int, ...], gaussian: Gaussian,
                 description: dict | None = None, by_hand: frozenset[str] = frozenset()) -> Diffusion | InfoDiff | VAE:
-    """A model with fresh weights, or with weights made elsewhere (--init_from).
+    """A model with fresh weights, or with pretrained weights (--init_from).
 
     spec        the data set's data.Spec: default width and depth of the networks
     shape       (C, H, W) of an image, or (n,) of a point
     gaussian    moments of the training split, on the device that the model will run on
-    description what `pretrained.describe` said of a network made elsewhere, to build it again without its file
-    by_hand     the flags typed by hand: a schedule among them is what a network made elsewhere was trained on
+    description what `pretrained.describe` said of a pretrained network, to build it again without its file
+    by_hand     the flags typed by hand: a schedule among them is what a pretrained network was trained on
     """
     if config.denoiser in ("ddpm", "iddpm"):
         return build_pretrained(config, shape, gaussian, description, by_hand)
@@ -290,7 +290,7 @@ SCHEDULE = frozenset(("schedule", "beta1", "betaT", "diffusion_steps"))  # the f
 
 def build_pretrained(config: Config, shape: tuple[int, ...], gaussian: Gaussian, description: dict | None,
           by_hand: frozenset[str]) -> Diffusion:
-    """Plain diffusion around a network made elsewhere, on that network's own schedule, or the one typed by hand."""
+    """Plain diffusion around a pretrained network, on that network's own schedule, or the one typed by hand."""
     if description is not None:
         network = pretrained.build(description)
     else:

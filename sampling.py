@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def ddim(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, r
          on_step: Callable[[], None] = silent, eta: float = 0.0) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12); eta 0: deterministic; 1: the ancestral sampler of DDPM."""
     levels = grid.tolist()
-    for step, (a, b) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+    for step, (a, b) in enumerate(pairwise(levels)):
         logsnr = _level(x, a)
         eps_hat = denoiser(x, logsnr, z)
         x_hat = predict_x(x, logsnr, eps_hat)
@@ -130,7 +131,7 @@ def _multistep(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None, on
                advance: Callable[[Tensor, float, float, Past], Tensor], of_data: bool) -> Tensor:
     """One call of the denoiser a step, and `advance` from its newest estimates, of the data or of the noise."""
     past: Past = []
-    for a, b, known in zip(grid[:-1].tolist(), grid[1:].tolist(), _orders(grid, order), strict=True):
+    for (a, b), known in zip(pairwise(grid.tolist()), _orders(grid, order), strict=True):
         logsnr = _level(x, a)
         eps_hat = denoiser(x, logsnr, z)
         past = [(a, predict_x(x, logsnr, eps_hat) if of_data else eps_hat), *past[: order - 1]]
@@ -189,7 +190,7 @@ def ipndm(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, 
     """
 
     past: list[Tensor] = []
-    for a, b in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
+    for a, b in pairwise(grid.tolist()):
         past = [denoiser(x, _level(x, a), z), *past[: order - 1]]
         known = 1 if math.isinf(b) else len(past)  # no extrapolation to clean data: it would end off the data
         mean = sum(w * eps_hat for w, eps_hat in zip(ADAMS_BASHFORTH[known - 1], past[:known], strict=True))
@@ -209,7 +210,7 @@ def unipc(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, 
     """
     past: Past = []
     start = None  # x and log-SNR where the last step began, and the estimates that it used
-    for a, b, known in zip(grid[:-1].tolist(), grid[1:].tolist(), _orders(grid, order), strict=True):
+    for (a, b), known in zip(pairwise(grid.tolist()), _orders(grid, order), strict=True):
         logsnr = _level(x, a)
         x_hat = predict_x(x, logsnr, denoiser(x, logsnr, z))
         if start is not None:
@@ -264,7 +265,7 @@ def heun(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None, r
 
     x_b/alpha_b = x_a/alpha_a + (rho_b - rho_a) (eps_hat(x_a) + eps_hat(x'_b))/2, x'_b by one DDIM step
     """
-    for a, b in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
+    for a, b in pairwise(grid.tolist()):
         x = _ddim_step(x, a, b, _two_slopes(denoiser, x, a, b, z))
         on_step()
     return x
@@ -287,7 +288,7 @@ def invert(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None = None,
     slope = INVERTIBLE[sampler]
     levels = grid.tolist()[::-1]  # from +inf down to noise
     eps_hat = torch.zeros_like(x)
-    for a, b in zip(levels[:-1], levels[1:], strict=True):
+    for a, b in pairwise(levels):
         for _ in range(iterations):
             eps_hat = slope(denoiser, _ddim_step(x, a, b, eps_hat), b, a, z)
         x = _ddim_step(x, a, b, eps_hat)
@@ -308,7 +309,7 @@ def _jumps(denoiser: Denoiser, x: Tensor, grid: Tensor, z: Tensor | None) -> tup
     The reference passes every level, from x at the first, by Heun's method; a miss is a mean distance over samples.
     """
     levels, passed, slopes = grid.tolist(), [x], []
-    for a, b in zip(levels[:-1], levels[1:], strict=True):
+    for a, b in pairwise(levels):
         slopes.append(denoiser(passed[-1], _level(x, a), z))
         ahead = _ddim_step(passed[-1], a, b, slopes[-1])
         if not math.isinf(b):

@@ -103,6 +103,9 @@ class _Adam(_InMemoryOrder, torch.optim.Adam):
     pass
 
 
+OPTIMIZERS = {"adamw": _AdamW, "adam": _Adam}
+
+
 class Stepper:
     """Weights, their average, and the optimiser: one update at a time.
 
@@ -114,9 +117,8 @@ class Stepper:
         self.model, self.ema = model.train(), copy.deepcopy(model).eval().requires_grad_(False)
         self.decay, self.device = config.ema_decay, device
         self.weights, self.averages = list(model.parameters()), list(self.ema.parameters())  # once: the walk takes long
-        kind = {"adamw": _AdamW, "adam": _Adam}[config.optimizer]
         decay = {"weight_decay": 1e-5} if config.optimizer == "adamw" else {}
-        self.optimizer = kind(self.weights, lr=config.learning_rate, fused=True, **decay)
+        self.optimizer = OPTIMIZERS[config.optimizer](self.weights, lr=config.learning_rate, fused=True, **decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=model.lower == torch.float16)
         self.parallel = model
         distributed.barrier()  # data takes one process longer to read than another
@@ -474,7 +476,7 @@ def _step_of(line: bytes) -> float:
 def finish(run: Run, config: Config, pictures: Path, start: str, by_hand: frozenset[str] = frozenset()) -> None:
     """Say the line `start`, train, then draw the curves below `pictures`.
 
-    Of a finished run too, where it was stopped before they were.
+    Draws them for a finished run too, if it was stopped before they were drawn.
     """
     curve, main = pictures / "train" / f"curve.{config.format}", distributed.is_main()
     if main:

@@ -120,7 +120,7 @@ class Config:
                         type=number(0, 0.999, above=True))
     diffusion_steps: int = flag(1000, "steps T of the schedule", kind="model", needs=DIFFUSION, anywhere=True,
                                 in_name="{}steps", type=integer(2, 100_000))
-    denoiser: str | None = flag(None, "network: our U-Net, our MLP (points), or one made elsewhere (--init_from)",
+    denoiser: str | None = flag(None, "network: our U-Net, our MLP (points), or a pretrained one (--init_from)",
                                 kind="model", needs=DIFFUSION, in_name="{}", unset="unet for images, mlp for points",
                                 choices=("unet", "mlp", "ddpm", "iddpm"))
     input_size: int | None = flag(None, "pixels a side", kind="model", needs=IMAGES, in_name="{}px",
@@ -137,8 +137,10 @@ class Config:
     r_seed: int = flag(0, "seed of everything random", kind="training", type=integer(0, 2**31 - 1))
     epochs: int = flag(20, {"training": "where training ends", "": "which checkpoint"}, anywhere=True,
                        unset={"training": "20", "": "the newest"}, type=integer(1))
-    batch_size: int = flag(64, "images a step, over all processes", kind="training", type=integer(1))
+    batch_size: int = flag(64, {"training": "images a step, over all processes",
+                                "": "images at a time, over all processes"}, kind="training", type=integer(1))
     learning_rate: float = flag(1e-4, "learning rate", kind="training",
+                                unset={"train_classifier.py": "0.001, of --images", "": "0.0001"},
                                 modes=("training", "mutual_info", "train_classifier.py"),
                                 type=number(0, 1, above=True))
     lr_schedule: str = flag("cosine", "one warm-up epoch to twice the rate and then a cosine, or constant",
@@ -285,7 +287,7 @@ class Command(NamedTuple):
 
 
 FIELDS = {item.name: item for item in fields(Config)}
-# The schedule that a network made elsewhere was trained on, where its files do not say and no flag does.
+# The schedule that a pretrained network was trained on, where its files do not say and no flag does.
 FOREIGN_SCHEDULE = {
     "ddpm": {"schedule": "linear", "beta1": 1e-4, "betaT": 0.02, "diffusion_steps": 1000},
     "iddpm": {"schedule": "cosine", "diffusion_steps": 4000},

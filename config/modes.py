@@ -48,8 +48,8 @@ MODES = {
                               uses=("split",), points=False),
     "nll": Mode("modes.nll:nll", "measure the likelihood, by every bound", ("diff", "vanilla"),
                 ("split", "measuring"), processes=True),
-    "mutual_info": Mode("modes.mutual_info:mutual_info", "bracket I(x; z), then ask the denoiser", ("diff", "vae"),
-                        ("split", "measuring")),
+    "mutual_info": Mode("modes.mutual_info:mutual_info", "bound I(x; z) from both sides; what the denoiser uses",
+                        ("diff", "vae"), ("split", "measuring")),
 }
 PROGRAM = Mode("", "a program that finds an experiment by its flags", uses=("programs",))
 

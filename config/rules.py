@@ -59,7 +59,7 @@ def check(config: Config, mode: str | None, by_hand: frozenset[str]) -> None:
         (config.denoiser in ("ddpm", "iddpm") and config.model != "vanilla",
          f"--denoiser {config.denoiser} takes no z: use --model vanilla"),
         (config.denoiser in ("ddpm", "iddpm") and config.init_from is None and mode == "train",
-         f"--denoiser {config.denoiser} starts from somebody's weights: give --init_from PATH"),
+         f"--denoiser {config.denoiser} starts from pretrained weights: give --init_from PATH"),
         (not all(part.isalnum() or part in "-._" for part in config.tag) or len(config.tag) > 60,
          f"--tag '{config.tag}' goes into folder names: up to 60 letters, digits, '-', '_' and '.'"),
         (mode in ("mutual_info", "nll") and config.num_images == 1,

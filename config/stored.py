@@ -56,7 +56,7 @@ def from_stored(stored: object, path: Path) -> Config:
 
 
 def on_own_schedule(stored: Config, network: object) -> Config:
-    """A stored config with the schedule of a network made elsewhere, by flag.
+    """A stored config with the schedule of a pretrained network, by flag.
 
     Checkpoints from before a flag could name it hold the flags' plain defaults, whatever the network's own schedule.
     network    the description of it that the checkpoint holds, or None

@@ -60,7 +60,7 @@ def load_model(record: dict, config: Config, device: torch.device, path: Path) -
 
 
 def _build(config: Config, shape: tuple[int, ...], gaussian: Gaussian, network: dict | None, path: Path) -> nn.Module:
-    """`build_model`, with a description of somebody's network that may be anything."""
+    """`build_model`, with a description of a pretrained network that may be anything."""
     spec = spec_of(registry.SPECS[config.dataset], config)
     if network is None:
         return build_model(config, spec, shape, gaussian)
@@ -360,7 +360,8 @@ def _faults(record: dict, stored: Config, size: int):
     yield "the data's moments come from no rows", rows is not None and not (type(rows) is int and rows > 0)
     yield "the data's moments are shrunk by no share", not (_is_number(shrinkage) and 0 <= shrinkage <= 1)
     foreign = stored.denoiser in ("ddpm", "iddpm")
-    yield f"it {'lacks' if foreign else 'has'} a description of somebody's network", foreign != bool(record["network"])
+    yield (f"it {'lacks' if foreign else 'has'} a description of a pretrained network",
+           foreign != bool(record["network"]))
 
 
 def is_plain(value) -> bool:

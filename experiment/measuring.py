@@ -90,7 +90,7 @@ def full_precision(model, device_type: str):
 def proposal_of(model, tuned: bool = True) -> LogSNRProposal:
     """Where the model's error is integrated: what it was trained on, within the range that fits the data's spectrum.
 
-    tuned   False for somebody's network as it came, which knows its own schedule and not --loss
+    tuned   False for a pretrained network as it came, which knows its own schedule and not --loss
     """
     trained = getattr(model.objective, "proposal", None)
     if trained is not None and tuned:
@@ -219,6 +219,6 @@ def cells(shape: tuple[int, ...], lattice: Lattice | None) -> float:
 
 
 def provenance(trained: Trained) -> dict:
-    """What a result file says of its model; epoch 0 stands for an untuned network made elsewhere, averaged or not."""
+    """What a result file says of its model; epoch 0 stands for an untuned pretrained network, averaged or not."""
     record = {**trained.provenance(), "seed": trained.config.r_seed, "versions": versions()}
     return record if trained.epoch else {**record, "ema": None}

@@ -71,9 +71,10 @@ def fit_gaussian(dataset: registry.Dataset, workers: int) -> Gaussian:
 
 def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, device: torch.device,
                 by_hand: frozenset[str] = frozenset()) -> nn.Module:
-    """A model with weights drawn from the seed, or somebody's, on the device. `given` are the flags typed by hand.
+    """A model with weights drawn from the seed, or pretrained ones, on the device. `by_hand`: the typed flags.
 
-    What somebody's files do not say, and was assumed, is printed. The caller's global generator is left as it was.
+    What the files of a pretrained one do not say, and was assumed, is printed. The caller's global generator is left
+    as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.r_seed)
@@ -87,7 +88,7 @@ def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, devi
 
 
 def assumptions_of(model: nn.Module) -> list[str]:
-    """What was assumed of a network made elsewhere, a line each; nothing of one of our own."""
+    """What was assumed of a pretrained network, a line each; nothing of one of our own."""
     return getattr(getattr(model, "network", None), "assumptions", [])
 
 

@@ -68,7 +68,7 @@ ELBO, ENSEMBLE = "elbo", "best"
 
 
 def nll(command: Command) -> None:
-    """Mode `nll`: a tuned or trained checkpoint, or, with --init_from, a network made elsewhere, untuned."""
+    """Mode `nll`: a tuned or trained checkpoint, or, with --init_from, a pretrained network, untuned."""
     measure_likelihood(open_untuned(command) if "init_from" in command.by_hand else open_trained(command))
 
 

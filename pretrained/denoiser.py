@@ -76,7 +76,7 @@ class PretrainedDenoiser(nn.Module):
     def forward(self, x_noisy: Tensor, logsnr: Tensor, z: None = None) -> Tensor:
         """x_noisy [B, C, H, W], logsnr [B] -> eps_hat [B, C, H, W]."""
         if z is not None:
-            raise ValueError("a network made elsewhere is unconditional: it takes no z")
+            raise ValueError("a pretrained network is unconditional: it takes no z")
         return self.noise_and_variance(x_noisy, logsnr)[0]
 
     def check_image_shape(self, shape: tuple[int, ...]) -> None:
@@ -106,7 +106,7 @@ def _make_schedule(description: dict) -> Schedule:
 
 
 def with_flags(own: dict, flags: dict) -> dict:
-    """The schedule `own` of somebody's model, changed by flags typed by hand, {--schedule and its kin: value}.
+    """The schedule `own` of a pretrained model, changed by flags typed by hand, {--schedule and its kin: value}.
 
     The betas of a linear schedule that are not typed are DDPM's, 1e-4 .. 0.02 over 1,000 steps, and scaled for others.
     """

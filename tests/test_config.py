@@ -203,9 +203,8 @@ def test_a_modes_help_shows_what_it_uses(mode, capsys):
     shown = capsys.readouterr().out
     assert "--dataset" in shown and "--device" in shown
     assert len(shown.splitlines()) <= 110  # two screens
-    assert ("--save_epochs" in shown) == mode.startswith("train")
-    assert ("--split_step" in shown) == (mode in ("eval", "eval_fid"))
-    assert ("--npoints" in shown) == (mode in ("nll", "mutual_info"))
+    for flag, group in (("--save_epochs", "training"), ("--split_step", "sampling"), ("--npoints", "measuring")):
+        assert (flag in shown) == (group in MODES[mode].uses)
 
 
 @pytest.mark.parametrize("mode, words", [
@@ -305,6 +304,13 @@ def test_every_config_that_can_be_typed_comes_back_from_a_checkpoint(words):
     made = config(words)
     assert from_stored(to_dict(made), Path("last.pth")) == made
     assert from_stored({k: list(v) if isinstance(v, tuple) else v for k, v in to_dict(made).items()}, Path("x")) == made
+
+
+def test_a_flag_that_is_gone_is_no_fault_of_a_checkpoint_that_left_it_off():
+    stored = to_dict(config())
+    assert from_stored({**stored, "l1_weight": 0.0}, Path("x")) == config()
+    with pytest.raises(CommandError, match="x: its config has --l1_weight, which this version .* has not"):
+        from_stored({**stored, "l1_weight": 0.5}, Path("x"))
 
 
 def test_a_flag_younger_than_the_checkpoint_has_its_default():

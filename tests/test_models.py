@@ -5,7 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from config import Config
+import models
+import regularisers
+import training
+from config import FIELDS, Config
 from dataset import registry
 from diffusion import Gaussian, ITDObjective, SimpleObjective
 from models import LatentDiffusion, build_model, multipliers, parameter_count
@@ -34,6 +37,13 @@ def build(shape=(1, 8, 8), seed=0, asleep=False, **flags):
 
 def images(count=6, seed=0):
     return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.mark.parametrize("flag, table", [
+    ("schedule", models.SCHEDULES), ("loss", models.OBJECTIVES), ("lr_schedule", training.RATES),
+    ("prior", regularisers.PRIORS), ("optimizer", training.OPTIMIZERS)])
+def test_a_choice_has_its_entry_in_a_table_and_is_not_taken_for_another(flag, table):
+    assert set(FIELDS[flag].metadata["options"]["choices"]) == set(table)
 
 
 def rng(count=6, seed=0):

@@ -114,13 +114,13 @@ def test_a_new_sampler(tmp_path):
     code = "".join(SAMPLER)
     suite = follow(tmp_path, {}, {"config/modes.py": (names, names + SAMPLER_NAME), "sampling.py": (end, end + code)})
     program = ("import torch, commandline, sampling, diffusion; from dataset import registry; from rng import Rng;"
-               "made = commandline.parse(['--mode', 'eval', '--sampler', 'mean'], 'run.py', registry.SPECS).config;"
+               "made = commandline.parse(['--mode', 'eval', '--sampler', 'mine'], 'run.py', registry.SPECS).config;"
                "grid = diffusion.linear_schedule(1e-3, 0.2, 60).grid(5); calls = [];"
-               "zero = lambda x, logsnr, z=None: calls.append(1) or torch.zeros_like(x);"
-               "x = sampling.sample(made.sampler, zero, Rng(0, torch.arange(7)), (3,), grid);"
-               "print(tuple(x.shape), len(calls))")
-    assert python(suite, "-c", program).strip() == "(7, 3) 1"
-    assert "mean: the denoiser's mean" in python(suite, "run.py", "--mode", "eval", "--help")
+               "half = lambda x, logsnr, z=None: calls.append(1) or x / 2;"
+               "draw = lambda name: sampling.sample(name, half, Rng(0, torch.arange(7)), (3,), grid);"
+               "print(len(calls), torch.allclose(draw(made.sampler), draw('ddim'), atol=1e-5), len(calls))")
+    assert python(suite, "-c", program).strip() == "0 True 10"
+    assert "mine: DDIM once more" in python(suite, "run.py", "--mode", "eval", "--help")
 
 
 def test_another_unet(monkeypatch):

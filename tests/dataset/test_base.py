@@ -8,6 +8,7 @@ from PIL import Image
 
 from dataset import registry
 from dataset.base import Arrays, Dataset, Spec, array_identity
+from utils import CommandError
 
 
 def save(path, value: int) -> None:
@@ -67,3 +68,10 @@ def test_built_in_sets_have_one_identity(name):
 def test_pairs_of_another_dimension_are_another_set():
     three, four = (registry.identity(registry.load("mvn", "val", dim=dim)) for dim in (3, 4))
     assert three != four
+
+
+@pytest.mark.parametrize("values", [
+    np.zeros((4, 1, 8, 8)), np.zeros((4, 8, 8, 3), np.uint8), np.zeros((4, 8, 8), np.uint8)])
+def test_images_of_another_type_or_order_are_refused(values):
+    with pytest.raises(CommandError, match=r"uint8 \[N, C, H, W\]"):
+        Arrays(values)

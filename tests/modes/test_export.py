@@ -178,7 +178,7 @@ def test_of_several_checkpoints_the_named_one_is_exported(in_tmp):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Networks made elsewhere
+# Pretrained networks
 
 
 def test_a_tuned_network_of_diffusers_is_a_pipeline_again(in_tmp):

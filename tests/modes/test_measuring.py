@@ -370,7 +370,7 @@ def test_a_range_that_leaves_nats_outside_is_said_beside_the_number():
 
 
 def test_an_untuned_network_is_measured_where_it_was_trained(tmp_path):
-    """--loss itd would set the range from the data; somebody's network has seen its own schedule alone."""
+    """--loss itd would set the range from the data; a pretrained network has seen its own schedule alone."""
     model = trained(tmp_path, "--mode", "nll", "--model", "vanilla", "--unets_channels", "32", "--loss", "itd").model
     asked, seen = measuring.proposal_of(model), measuring.proposal_of(model, tuned=False)
     low, high = model.schedule.logsnr_range

@@ -1,4 +1,4 @@
-"""What the tests of networks made elsewhere share."""
+"""What the tests of pretrained networks share."""
 
 import numpy as np
 import pytest
