@@ -423,7 +423,7 @@ def test_the_scripts_run_for_the_vae_too(in_tmp):
 
 
 @pytest.mark.slow
-def test_samplers_are_compared_on_a_trained_model(in_tmp):
+def test_samplers_are_compared_on_a_trained_model(in_tmp, full_networks):
     for script, variables in (("run", {"MODEL": "vanilla"}), ("gen_fid", {})):
         assert bash(script, **{**TINY, **variables}).returncode == 0
     words = ("--model vanilla --dataset digits --diffusion_steps 20 --unets_channels 8 --sampling_number 40 "

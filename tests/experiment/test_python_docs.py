@@ -19,7 +19,7 @@ def place(tmp_path_factory, full_networks):  # the notebook is another process
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("place")
         patch.chdir(folder)
-        path = tiny.checkpoint("--dataset digits --z_dropout 0.1")
+        path = tiny.checkpoint("--dataset digits --z_dropout 0.1 --diffusion_steps 20")
         shutil.copytree(path.parent, "models/digits_2d_0.1mmd_0.1zdrop")
         model = load(path, "cpu")
         model.pictures(model.load_data("test").batch([7]))[0].save("seven.png")
