@@ -20,6 +20,8 @@ from utils import CommandError
 
 HIGHEST = 25.0  # log-SNR up to which float32 can represent the noise
 LOWEST = -80.0  # log-SNR down to which e^-logsnr is finite in float32
+FIRST = -10.2  # log-SNR from which samplers start at the lowest: of what is below, x_hat is the network's error times
+# e^(-logsnr/2). DDPM's schedule ends here; diffusers' `lambda_min_clipped` is the same, -5.1 of half log-SNR
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The channel
@@ -100,13 +102,16 @@ class Schedule:
     def grid(self, steps: int, spacing: str = "time") -> Tensor:
         """Log-SNRs for a sampler of that many steps, from noise to data: [steps + 1] float64, the last +inf.
 
-        'time' spaces the discrete steps evenly, 'logsnr' their log-SNRs, 'karras' as `karras_grid`. With steps = T and
-        'time' it is the table itself, backwards, and then clean data.
+        'time' spaces the discrete steps evenly, 'logsnr' their log-SNRs, 'karras' as `karras_grid`. Steps below log-SNR
+        FIRST, which a cosine schedule has, are left out. With steps = T and 'time' it is the rest of the table,
+        backwards, and then clean data.
         """
+        low, high = self.logsnr_range
         if spacing != "time":
-            return SPACINGS[spacing](*self.logsnr_range, steps)
-        logsnrs = self.logsnr_table[torch.linspace(self.steps, 1, steps, dtype=torch.float64).round().long() - 1]
-        return torch.cat([logsnrs, logsnrs.new_tensor([math.inf])])
+            return SPACINGS[spacing](max(low, FIRST), high, steps)
+        last = int((self.logsnr_table >= FIRST).sum())
+        places = torch.linspace(last, 1, min(steps, last), dtype=torch.float64).round().long()
+        return torch.cat([self.logsnr_table[places - 1], torch.tensor([math.inf], dtype=torch.float64)])
 
 
 def even_grid(low: float, high: float, steps: int) -> Tensor:

@@ -415,9 +415,15 @@ def sample(sampler: str, denoiser: Denoiser, rng: Rng, shape: tuple[int, ...], g
 
 
 def prior_of(model, rng: Rng) -> Tensor | None:
-    """Each numbered sample's z from the model's prior, [B, a_dim]; None for a model without a latent."""
-    latent = getattr(model, "latent", None)
-    return None if latent is None else latent.prior(rng.at(0))
+    """Each numbered sample's z from the model's prior, [B, a_dim]; None for a model without a latent.
+
+    Raises CommandError for a model whose z comes with the data: nothing pulled that towards a prior.
+    """
+    if not hasattr(model, "latent"):
+        return None
+    if model.encoder is None:
+        raise CommandError("z of this model comes with the data, and has no prior: give z")
+    return model.latent.prior(rng.at(0))
 
 
 def denoiser_of(model, guidance: float) -> Denoiser:

@@ -39,7 +39,7 @@ from experiment import (
     pick_device,
     without_basis,
 )
-from experiment.progress import Report, data_line, start_line
+from experiment.progress import Report, data_line, say_if_signal_remains, start_line
 from experiment.resuming import start_or_resume
 from experiment.validation import scorer, show_samples, validation
 from models import LatentDiffusion, schedule_for
@@ -521,10 +521,11 @@ def train(command: Command) -> None:
         return validation(ema, held_out, config, device, progress)
 
     def show(ema: nn.Module, epoch: int) -> Path:
-        return show_samples(ema, config, folders[2] / "train" / f"epoch-{epoch:04d}.png", device)
+        return show_samples(ema, dataset, config, folders[2] / "train" / f"epoch-{epoch:04d}.png", device)
 
     run = Run(stepper, dataset, config, folders[0], folders[1], record, validate, show, scorer(dataset, config, device))
     start = start_line(config.experiment, model, config, device, data_line(dataset, held_out))
+    say_if_signal_remains(model)
     finish(run, config, folders[2], start, command.by_hand)
 
 

@@ -87,8 +87,9 @@ def read_image(path: Path) -> np.ndarray:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise CommandError(f"{path} is {width}x{height} pixels, more than {MAX_PIXELS:,}: shrink it first")
+            deep = _is_deep(image)
             image.load()
-            if image.mode.startswith(("I", "F")):
+            if deep:
                 raise CommandError(f"{path} has more than 8 bits a channel ({image.mode}): convert it first")
             return np.array(upright_rgb(image)).transpose(2, 0, 1)  # a copy, that torch may take
     except FileNotFoundError:
@@ -97,6 +98,14 @@ def read_image(path: Path) -> np.ndarray:
         raise CommandError(f"{path} has more than {MAX_PIXELS:,} pixels: shrink it first") from None
     except (*UNREADABLE, SyntaxError, ArithmeticError) as error:
         raise CommandError(f"{path} is not a readable image: {first_line(error)}") from None
+
+
+def _is_deep(image) -> bool:
+    """Whether a Pillow image, not yet loaded, has more than 8 bits a channel: of colours it would keep 8 silently."""
+    codings = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in image.tile]
+    return image.mode.startswith(("I", "F")) or any(
+        "16" in coding if isinstance(coding, str) else image.format == "PPM" and coding > 255
+        for args in codings for coding in args)
 
 
 def upright_rgb(image):

@@ -29,6 +29,7 @@ from experiment.prepare import (
     batches_of,
     build_fresh,
     describe_network,
+    draw_given,
     fit_gaussian,
     load_data,
     pick_device,
@@ -38,7 +39,7 @@ from experiment.trained import Trained, load, open_latent, open_trained
 
 __all__ = [
     "Autoencoder", "Trained", "assumptions_of", "basis_file", "batches_of", "build_fresh", "checkpoints",
-    "compile_networks", "describe_network", "expand_from", "find_checkpoint", "fit_gaussian", "half_of", "is_plain",
-    "load", "load_data", "meant", "named_checkpoint", "open_latent", "open_record", "open_trained", "pick_device",
-    "refuse_other_data", "refuse_stale", "shape_of", "slerp", "without_basis",
+    "compile_networks", "describe_network", "draw_given", "expand_from", "find_checkpoint", "fit_gaussian", "half_of",
+    "is_plain", "load", "load_data", "meant", "named_checkpoint", "open_latent", "open_record", "open_trained",
+    "pick_device", "refuse_other_data", "refuse_stale", "shape_of", "slerp", "without_basis",
 ]

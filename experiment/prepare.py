@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import distributed
@@ -14,6 +14,7 @@ from diffusion import Gaussian
 from experiment.compiling import compile_networks
 from models import build_model
 from pretrained import denoiser
+from rng import Rng
 from utils import (
     CommandError,
     first_line,
@@ -67,6 +68,14 @@ def fit_gaussian(dataset: registry.Dataset, workers: int) -> Gaussian:
     batches = tqdm(batches_of(dataset, 1000, "cpu", rows, workers), "mean and covariance of the data",
                    -(-len(rows) // 1000), delay=2, disable=not distributed.is_main())
     return Gaussian.fit((x for _, x in batches), step)
+
+
+def draw_given(dataset: registry.Dataset, rng: Rng) -> Tensor | None:
+    """z of rows drawn at random, one for each numbered sample: [B, n]; None where the data bring none."""
+    if dataset.given is None:
+        return None
+    rows = (rng.at(0).uniform("row") * len(dataset)).long().cpu().numpy()  # of (0, 1): never beyond the last row
+    return torch.from_numpy(dataset.given[rows]).to(rng.index.device)
 
 
 def build_fresh(config: Config, shape: tuple[int, ...], gaussian: Gaussian, device: torch.device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -14,6 +15,7 @@ from experiment.compiling import half_of
 from models import parameter_count
 
 NAMES = 6  # of labels, in a line
+NOISE = -4.0  # log-SNR that is as good as noise: of the variance 1.8 % is the image's
 PATIENCE = 1.0  # seconds between two looks at the loss: each waits for the device
 
 
@@ -33,6 +35,15 @@ def data_line(training: registry.Dataset, validation: registry.Dataset) -> str:
     what = {"class": "classes"}.get(training.spec.labels, training.spec.labels)
     labels = f"{len(names)} {what} ({some})" if training.labels is not None and names else "no labels"
     return f"{len(training):,} training and {len(validation):,} validation {kind} of {shape}, {labels}"
+
+
+def say_if_signal_remains(model: nn.Module) -> None:
+    """A line where samplers begin at a level that is not yet noise, and begin with noise all the same."""
+    first = model.grid(2)[0].item() if hasattr(model, "grid") else -math.inf
+    if first > NOISE:
+        distributed.say(f"note: samples start from pure noise, and the schedule ends at log-SNR {first:.1f}, where "
+                        f"{1 / (1 + math.exp(-first)):.0%} of the variance is the image's: they will be off. Raise "
+                        f"--betaT, or --diffusion_steps, and train anew")
 
 
 class Report:

@@ -28,11 +28,11 @@ from experiment.checkpoint import (
     refuse_stale,
 )
 from experiment.pictures import as_batch, to_pictures
-from experiment.prepare import load_data, pick_device
+from experiment.prepare import draw_given, load_data, pick_device
 from information.lattice import Lattice, lattice_of
 from models import LatentDiffusion
 from rng import Rng
-from sampling import generate
+from sampling import generate, prior_of
 from utils import CommandError, check_writable, file_hash
 
 if TYPE_CHECKING:
@@ -74,6 +74,17 @@ class Trained:
         dataset = load_data(self.config, split)
         refuse_other_data(self.data, dataset, self.config, self.path)
         return dataset
+
+    @functools.cached_property
+    def _train(self) -> registry.Dataset:
+        return self.load_data("train")
+
+    def prior(self, rng: Rng) -> Tensor | None:
+        """z of numbered samples, [B, a_dim]: from the model's prior, or of training rows drawn at random where z comes
+        with the data; None for plain diffusion."""
+        if self.config.has_latent and self.model.encoder is None:
+            return draw_given(self._train, rng)
+        return prior_of(self.model, rng)
 
     def results(self, name: str) -> Path:
         """The result file of that name. Raises CommandError where it cannot be written, or holds another model's."""
@@ -184,7 +195,7 @@ class Trained:
                sampler: str = Config.sampler) -> Tensor:
         """n samples [n, *shape]: those that `--mode eval` draws with these --sampler, --sample_steps and --r_seed.
 
-        z       [n, a_dim] to condition on, or one [1, a_dim] for all; by default drawn from the prior
+        z       [n, a_dim] to condition on, or one [1, a_dim] for all; by default drawn (`prior`)
 
         >>> torch.equal(model.sample(3, steps=4)[:2], model.sample(2, steps=4))
         True
@@ -194,8 +205,9 @@ class Trained:
         z = None if z is None else self.codes(z, n)
 
         def draw(rows: Tensor) -> Tensor:
-            own = None if z is None else z[rows]
-            return generate(self.model, Rng(seed, rows), own, sampler=sampler, steps=steps, spacing=self.config.spacing)
+            rng = Rng(seed, rows)
+            own = self.prior(rng) if z is None else z[rows]
+            return generate(self.model, rng, own, sampler=sampler, steps=steps, spacing=self.config.spacing)
 
         return _drawn(self._in_parts(draw, torch.arange(n, device=self.device)))
 

@@ -12,7 +12,7 @@ import plots
 from config import Config
 from dataset import registry
 from experiment.measuring import full_precision, stratified_se
-from experiment.prepare import batches_of
+from experiment.prepare import batches_of, draw_given
 from information.likelihood import (
     GAUSSIAN,
     Mean,
@@ -29,7 +29,6 @@ from sampling import generate
 
 VALIDATION_ROWS = 1_000
 CURVE_POINTS, CURVE_BINS = 8, 20  # of the held-out error curve that --loss itd logs
-SCORE_STEPS = 20  # of the sampler, for --fid_epochs
 
 
 def scorer(dataset: registry.Dataset, config: Config, device: torch.device) -> Callable[[nn.Module], dict] | None:
@@ -38,13 +37,12 @@ def scorer(dataset: registry.Dataset, config: Config, device: torch.device) -> C
         return None
     classifier = Path(config.model_folder) / f"{config.dataset}_classifier.pth"
     measure = Progress(dataset, classifier, device, config.batch_size)
-    steps = min(SCORE_STEPS, config.diffusion_steps)
 
     def score(model: nn.Module) -> dict:
         @torch.no_grad()  # in here: it is a thread's own, and images are drawn ahead in another one
         def draw(numbers: Tensor) -> Tensor:
             rng = Rng(config.r_seed, numbers.to(device)).fork("score")  # of other noise than what is reported later
-            return generate(model, rng, steps=steps, sampler="dpmpp")
+            return generate(model, rng, draw_given(dataset, rng), sampler="dpmpp")
 
         return measure(draw)
 
@@ -119,10 +117,10 @@ def validation_curve(model: nn.Module, held_out: registry.Dataset, config: Confi
 
 
 @torch.no_grad()
-def show_samples(model: nn.Module, config: Config, path: Path, device: torch.device) -> Path:
+def show_samples(model: nn.Module, dataset: registry.Dataset, config: Config, path: Path, device: torch.device) -> Path:
     """The grid of samples drawn during training, from --sampling_number fixed seeds; its path."""
     rng = Rng(config.r_seed, torch.arange(config.sampling_number, device=device))
-    x = generate(model, rng)
+    x = generate(model, rng, draw_given(dataset, rng))
     if x.dim() == 4:
         plots.image_grid(x, path)
     else:

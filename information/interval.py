@@ -30,7 +30,9 @@ from torch import Tensor
 from dataset.given import channel_entropy
 from information.likelihood import Mean, average
 from rng import Rng
+from utils import CommandError
 
+FEWEST, FEW = 30, 90  # rows under which there is no interval; under which it misses more often than 2 SE say
 SATURATION = 1.0  # nats below log N within which the lower bound says little
 PAIRS = 1 << 22  # pairs of rows compared at once
 SIZES = (1, 2, 4, 8, 16, 32)  # components of a Gaussian mixture
@@ -162,6 +164,7 @@ class Bracket:
 
     bounds      every upper bound by its name; `upper_by` names the least
     chosen_on   the rows on which the mixture's size was chosen, None where none was fitted
+    few         whether so few rows were measured that it misses more often than its errors say
     """
 
     lower: Mean
@@ -169,6 +172,7 @@ class Bracket:
     count: int
     chosen_on: str | None = None
     components: int | None = None
+    few: bool = False
 
     @property
     def upper_by(self) -> str:
@@ -189,14 +193,14 @@ class Bracket:
     @property
     def ends(self) -> tuple[float, float]:
         """The interval: information is never negative."""
-        return max(0.0, self.lower.mean - 2 * self.lower.se), self.upper.mean + 2 * self.upper.se
+        return max(0.0, self.lower.mean - 2 * self.lower.se), max(0.0, self.upper.mean + 2 * self.upper.se)
 
     def record(self) -> dict:
         """As it stands in a result file."""
         return {
             "lower": self.lower.mean, "lower_se": self.lower.se, "saturated": self.saturated, "log_n": self.log_n,
             "upper": self.upper.mean, "upper_se": self.upper.se, "upper_by": self.upper_by, "interval": self.ends,
-            "chosen_on": self.chosen_on, "components": self.components, "rows": self.count,
+            "chosen_on": self.chosen_on, "components": self.components, "rows": self.count, "few": self.few,
             "upper_bounds": {name: bound._asdict() for name, bound in self.bounds.items()},
         }
 
@@ -211,13 +215,17 @@ def bracket(measured: Rows, fit: Rows | None = None, choose: Rows | None = None,
             rate: Tensor | None = None, chosen_on: str | None = "val", seed: int = 0) -> Bracket:
     """The interval of I(x; z).
 
-    measured    the rows that I is an average over, at least two
+    measured    the rows that I is an average over
     fit         other rows of the same law, which mixture and capacity are fitted to
     choose      rows apart from both, on which the size of the mixture is chosen
     tested      where `fit` and `choose` are rows of `measured`: the rest of these, which fitted bounds are taken over
     rate        [N] KL(q(z|x) || p(z)), where the prior p(z) has one
     chosen_on   what `choose` is called in the record
+    Raises CommandError for fewer than FEWEST rows, of which standard errors say little.
     """
+    count = len(measured if tested is None else tested)
+    if count < FEWEST:
+        raise CommandError(f"an interval of I(x; z) needs {FEWEST} measured rows or more, not {count}")
     noise = mean_zero(measured)
     included, left_out = against_others(measured, fit if tested is None else None)
     bounds = {"left-out": controlled(left_out, noise)}
@@ -230,7 +238,8 @@ def bracket(measured: Rows, fit: Rows | None = None, choose: Rows | None = None,
     elif fit is not None:
         fitted, components = against_fitted(measured if tested is None else tested, fit, choose, seed)
     bounds = {name: bound for name, bound in (bounds | fitted).items() if math.isfinite(bound.mean)}
-    return Bracket(controlled(included, noise), bounds, len(measured), chosen_on if components else None, components)
+    return Bracket(controlled(included, noise), bounds, len(measured), chosen_on if components else None, components,
+                   few=count < FEW)
 
 
 def against_fitted(tested: Normals, fit: Normals, choose: Normals, seed: int) -> tuple[dict[str, Mean], int]:

@@ -186,6 +186,7 @@ def _interval_cells(found: dict | None) -> list[str]:
     if found is None:
         return ["-"] * 5
     low, high = found["interval"]
-    note = " (saturated)" if found["saturated"] else ""
+    notes = [f"{found['rows']} rows only"] * found.get("few", False) + ["saturated"] * found["saturated"]
+    note = f" ({', '.join(notes)})" if notes else ""
     return [f"{low:.2f} .. {high:.2f}{note}", f"{found['lower']:.3f} +- {found['lower_se']:.3f}",
             f"{found['upper']:.3f} +- {found['upper_se']:.3f}", found["upper_by"], f"{found['log_n']:.2f}"]

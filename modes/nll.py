@@ -22,6 +22,7 @@ from experiment import (
     Trained,
     assumptions_of,
     build_fresh,
+    draw_given,
     fit_gaussian,
     load_data,
     named_checkpoint,
@@ -321,7 +322,8 @@ def draw_density(model, sample: Sample, proposal: LogSNRProposal, npoints: int, 
                         model.gaussian, proposal, 8 * npoints, seed, progress="density of the plane",
                         count=len(plane))
     log_density = -continuous_nll(curve, "model").reshape(PLANE, PLANE)
-    made = generate(model, Rng(seed, torch.arange(len(x), device=x.device)))
+    rng = Rng(seed, torch.arange(len(x), device=x.device))
+    made = generate(model, rng, draw_given(sample.dataset, rng))
     plots.density([axis.cpu() for axis in axes], log_density, x.cpu(), made.cpu(), path)
 
 

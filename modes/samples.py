@@ -34,9 +34,10 @@ from experiment import (
     open_latent,
     open_trained,
 )
+from experiment.progress import say_if_signal_remains
 from models import LatentDiffusion
 from rng import Rng
-from sampling import SAMPLERS, denoiser_of, fit_grid, generate, prior_of, switch
+from sampling import SAMPLERS, denoiser_of, fit_grid, generate, steps_of, switch
 from utils import (
     CommandError,
     OwnFolder,
@@ -61,7 +62,7 @@ def sampler_settings(trained: Trained) -> dict:
     config = trained.config
     sampler = "ddim" if config.deterministic else config.sampler
     own = config_module.SAMPLERS[sampler]
-    steps = config.sample_steps or min(own.steps or config.diffusion_steps, config.diffusion_steps)
+    steps = own.steps if config.model == "vae" else steps_of(trained.model, config.sample_steps, own.steps)
     if config.guidance != 1 and config.model == "diff" and not trained.model.has_unconditional:
         raise CommandError("--guidance needs a model trained with --z_dropout: this one has no unconditional branch")
     if config.guidance != 1 and config.model != "diff":
@@ -113,7 +114,7 @@ def fitted_grid(trained: Trained, setting: dict, denoiser: Callable | None, z_of
     """The grid of --spacing fitted, [N + 1]: from the file beside the checkpoint, or searched for and put there.
 
     setting     what the samples depend on; the file keeps one grid for each, and none of another checkpoint's
-    z_of        numbered noise -> z, or None for the model's prior
+    z_of        numbered noise -> z, or None for a model without
     """
     path = trained.path.with_name(f"{trained.path.stem}.grids.json")
     whole = {name: value for name, value in setting.items() if name not in ("checkpoint_hash", "seed")}
@@ -134,7 +135,7 @@ def search_grid(trained: Trained, setting: dict, denoiser: Callable | None, z_of
     """Levels of a fitted grid without its clean end, and the errors of the grids it was chosen from."""
     model, config = trained.model, trained.config
     rng = Rng(config.r_seed, torch.arange(FIT_SAMPLES, device=trained.device)).fork("fitted")
-    z = prior_of(model, rng) if (given := z_of(rng)) is None else given
+    z = z_of(rng)
     run = SAMPLERS[setting["sampler"]]
     options = {name: setting[name] for name in config.sampler_used.options if name in setting}
     grids = {spacing: model.grid(setting["steps"], spacing) for spacing in SPACINGS if spacing != "fitted"}
@@ -165,16 +166,16 @@ def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Rng], Tensor], dic
         manifest["split_step"] = config.split_step
 
     def z_of(rng: Rng) -> Tensor | None:
-        return None if latent is None else draw_latents(latent, rng, settings)
+        return trained.prior(rng) if latent is None else draw_latents(latent, rng, settings)
 
     if config.spacing == "fitted":
         settings["grid"] = fitted_grid(trained, manifest, denoiser, z_of)
         manifest["levels"] = settings["grid"][:-1].tolist()
 
     def draw(rng: Rng) -> Tensor:
-        z = z_of(rng)
-        return generate(trained.model, rng, z, denoiser=denoiser, **settings)
+        return generate(trained.model, rng, z_of(rng), denoiser=denoiser, **settings)
 
+    say_if_signal_remains(trained.model)
     return draw, manifest
 
 

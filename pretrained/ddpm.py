@@ -30,6 +30,9 @@ SCHEDULERS = frozenset((
     "LMSDiscreteScheduler",
     "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
 ))
+OTHER_BETAS = frozenset((  # whose defaults, .00085 to .012, are not those of DDPM
+    "HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler",
+))
 REFUSED = (  # what a scheduler's or pipeline's name says of a model that is not taken
     ("FlowMatch", "flow matching"), ("EDM", "EDM's preconditioning"),
     ("SdeVe", "a variance-exploding SDE"), ("KarrasVe", "a variance-exploding SDE"),
@@ -137,7 +140,7 @@ def _schedule(folder: Path, flags: dict) -> tuple[dict, str | None, list[str]]:
     config = read_json(file)
     if not isinstance(config, dict):
         raise CommandError(f"{file} does not describe a scheduler of diffusers")
-    assumptions = _check_scheduler(config, file)
+    assumptions = _check_scheduler(config, file) + _unsaid(config, file)
     schedule = _betas(config, file)
     keys = {"schedule": "name", "diffusion_steps": "steps", "beta1": "beta1", "betaT": "betaT"}
     for flag, value in flags.items():
@@ -158,6 +161,16 @@ def _check_scheduler(config: dict, file: Path) -> list[str]:
             raise CommandError(f"{file}: {setting} is {config[setting]!r}; taken is "
                                f"{' or '.join(repr(value) for value in taken)}")
     return [] if name is not None else [f"{file} does not name its scheduler: DDPM's is assumed"]
+
+
+def _unsaid(config: dict, file: Path) -> list[str]:
+    """What is assumed of a schedule that a file gives in part. Raises CommandError where DDPM's would be wrong."""
+    of_linear = () if config.get("beta_schedule") == "squaredcos_cap_v2" else ("beta_start", "beta_end")
+    unsaid = [name for name in ("num_train_timesteps", "beta_schedule", *of_linear) if name not in config]
+    if unsaid and config.get("_class_name") in OTHER_BETAS:
+        raise CommandError(f"{file} does not say {', '.join(unsaid)}, and {config['_class_name']}'s are not DDPM's: "
+                           "write them into it")
+    return [f"{file} does not say {', '.join(unsaid)}: DDPM's are assumed"] if unsaid else []
 
 
 def _betas(config: dict, file: Path) -> dict:

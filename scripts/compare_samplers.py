@@ -96,7 +96,7 @@ def path_errors(trained, count: int):
 
     model, rng = trained.model, Rng(trained.config.r_seed, torch.arange(count, device=trained.device))
     levels = model.grid(2)
-    exact = generate(model, rng, sampler="deis", order=4, guidance=trained.config.guidance,
+    exact = generate(model, rng, trained.prior(rng), sampler="deis", order=4, guidance=trained.config.guidance,
                      grid=even_grid(levels[0].item(), levels[-2].item(), REFERENCE_STEPS)).flatten(1)
     scale = exact.norm(dim=1).mean()
 

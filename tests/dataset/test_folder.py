@@ -1,5 +1,7 @@
 """Folders of images: their splits, their labels, and test images that are never trained on."""
 
+import struct
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -156,5 +158,20 @@ def test_odd_images_grey_transparent_oblong_or_deep(tmp_path):
     Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     np.testing.assert_array_equal(files.read_image(tmp_path / "clear.png"), 255)
     Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(CommandError, match="deep.png"):
-        files.read_image(tmp_path / "deep.png")
+    (tmp_path / "colours.png").write_bytes(deep_png())
+    (tmp_path / "colours.ppm").write_bytes(b"P6 2 2 65535\n" + bytes(24))
+    (tmp_path / "few.ppm").write_bytes(b"P6 2 2 15\n" + bytes(12))
+    for name in ("deep.png", "colours.png", "colours.ppm"):  # Pillow would keep the high bytes of colours, silently
+        with pytest.raises(CommandError, match=f"{name} has more than 8 bits"):
+            files.read_image(tmp_path / name)
+    assert files.read_image(tmp_path / "few.ppm").shape == (3, 2, 2)
+
+
+def deep_png() -> bytes:
+    """Two by two pixels of 16 bits a colour."""
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(2 * (b"\0" + bytes(12))))
+            + chunk(b"IEND", b""))

@@ -18,6 +18,7 @@ from diffusion import SimpleObjective, linear_schedule
 from experiment import load
 from experiment.measuring import Sample, codes_of, stratified_se
 from experiment.validation import validation, validation_curve
+from rng import Rng
 from utils import CommandError, load_checkpoint, read_json, read_npz, save_checkpoint
 
 EXP, VANILLA = "digits_2d_0.1mmd_4steps_4unet_4enc", "digits_4steps_4unet"
@@ -119,6 +120,18 @@ def test_latents_and_noise_may_be_arrays_and_one_code_serves_all(model):
     x, one = torch.rand(3, 1, 8, 8), torch.zeros(1)  # one log-SNR for all rows
     each = model.model.denoise(x, one.expand(3), Z[:1].expand(3, -1))
     assert torch.allclose(model.model.denoise(x, one, Z[:1]), each, atol=1e-5)
+
+
+def test_where_z_comes_with_the_data_samples_have_that_of_training_rows(place, capsys):
+    """Fault: they were drawn given a standard normal z, towards which nothing had pulled it."""
+    tiny.checkpoint("--dataset shapes3d --z_from shape --input_size 8 --tag z")
+    (folder,) = Path("models").glob("shapes3d*z")
+    model = load(folder, "cpu")
+    z = model.prior(Rng(0, torch.arange(20)))
+    assert set(z.sum(1).tolist()) == {1.0} and len(z.unique(dim=0)) > 1  # one-hot, and not the same row
+    assert torch.equal(model.sample(2, steps=4), model.sample(2, z=z[:2], steps=4))
+    assert run.main(f"--mode eval --from {folder} --sampling_number 2 --device cpu".split()) == 0
+    assert "note: samples start from pure noise, and the schedule ends at log-SNR" in capsys.readouterr().out
 
 
 def test_a_model_is_known_by_its_folder_and_survives_a_pickle(model):

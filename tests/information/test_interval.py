@@ -9,6 +9,9 @@ import torch
 from experiment.intervals import Latent
 from information.entries import of_entries, with_labels
 from information.interval import (
+    FEW,
+    FEWEST,
+    Bracket,
     Normals,
     Symbols,
     bracket,
@@ -19,6 +22,7 @@ from information.interval import (
     exact,
 )
 from information.likelihood import Mean
+from utils import CommandError
 
 
 def normal_codes(count, spread, seed=0, logvar=0.0):
@@ -157,6 +161,18 @@ def test_the_marginal_s_divergence_has_the_errors_of_both_its_parts():
         low, high = Latent(rows.z, rows, bracket(rows, fit, choose, rate=rate)).part()["marginal_kl_nats"]
         covered += low <= truth <= high
     assert covered == 8
+
+
+def test_of_few_rows_there_is_no_interval_or_one_that_says_so():
+    few, rows = normal_codes(FEWEST, (1.0,)), normal_codes(FEW, (1.0,))
+    assert bracket(few).record()["few"] and not bracket(rows).record()["few"]
+    for measured, tested in ((normal_codes(FEWEST - 1, (1.0,)), None), (rows, normal_codes(FEWEST - 1, (1.0,)))):
+        with pytest.raises(CommandError, match=f"needs {FEWEST} measured rows or more, not {FEWEST - 1}"):
+            bracket(measured, tested=tested)
+
+
+def test_information_is_never_negative():
+    assert Bracket(Mean(-0.5, 0.1), {"left-out": Mean(-0.4, 0.1)}, 50).ends == (0.0, 0.0)
 
 
 def test_checks_tell_the_violated_from_the_held():

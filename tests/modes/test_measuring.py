@@ -200,13 +200,13 @@ def test_the_interval_needs_no_denoiser(tmp_path, flags, capsys):
 
 def test_mutual_information_of_a_stochastic_encoder(tmp_path):
     run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--kld_weight", "1", "--z_dropout", "0.1",
-                  "--npoints", "2", "--num_images", "20")
+                  "--npoints", "2", "--num_images", "40")
     mutual_info.measure_information(run)
     record = results(run, "mutual_info.json")
     found = record["bracket_nats"]
     assert {"left-out", "rate", "capacity", "mixture"} == set(found["upper_bounds"])
     assert record["rate_nats"] == found["upper_bounds"]["rate"]["mean"]
-    assert found["log_n"] == pytest.approx(np.log(20))
+    assert found["log_n"] == pytest.approx(np.log(40))
     assert len(record["per_dimension_nats"]) == len(record["reliance_nats"]) == 2
     assert record["over_tau"] is None
     # Fresh weights end in zeros: with and without z the network says the same.
@@ -217,7 +217,7 @@ def test_mutual_information_of_a_stochastic_encoder(tmp_path):
 @pytest.mark.slow
 def test_mutual_information_of_a_deterministic_encoder_is_a_curve_over_tau(tmp_path):
     run = trained(tmp_path, "--mode", "mutual_info", "--dataset", "moons", "--a_dim", "2", "--z_dropout", "0.1",
-                  "--npoints", "2", "--num_images", "20", "--mi_steps", "2", "--tau", "1", "0.1")
+                  "--npoints", "2", "--num_images", "40", "--mi_steps", "2", "--tau", "1", "0.1")
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     mutual_info.measure_information(run)
     record = results(run, "mutual_info.json")
@@ -249,7 +249,7 @@ def test_the_interval_of_z_that_comes_with_images(tmp_path, flags, truth):
 
 
 def test_the_curve_over_logsnr_of_codes_and_labels(tmp_path, capsys):
-    run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--num_images", "20", "--curve_steps", "2")
+    run = trained(tmp_path, "--mode", "mutual_info", "--a_dim", "2", "--num_images", "40", "--curve_steps", "2")
     mutual_info.measure_information(run)
     record = results(run, "mutual_info.json")
     assert set(record["by_logsnr"]) == {"z, tau 1", "class"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from foreign import published_cosine, randomised, refusal
 
-from pretrained import build, denoiser, describe, load_ddpm
+from pretrained import build, ddpm, denoiser, describe, load_ddpm
 
 # ---------------------------------------------------------------------------------------------------------------------
 # What is refused by name
@@ -39,6 +39,18 @@ def test_schedulers_outside_the_list_are_refused_by_name(tmp_path, scheduler, cu
     (tmp_path / "scheduler_config.json").write_text(json.dumps(scheduler))
     said = refusal(load_ddpm, tmp_path)
     assert "scheduler_config.json" in said and culprit in said
+
+
+def test_a_scheduler_that_does_not_say_its_betas_is_assumed_to_be_ddpms_or_refused(tmp_path):
+    """Fault: Heun's defaults are .00085 to .012, and DDPM's were taken without a word."""
+    file = tmp_path / "scheduler_config.json"
+    said = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4}
+    assert ddpm._unsaid({**said, "beta_end": 0.02}, file) == []
+    assert ddpm._unsaid({"num_train_timesteps": 9, "beta_schedule": "squaredcos_cap_v2"}, file) == []
+    assert "does not say beta_end: DDPM's are assumed" in ddpm._unsaid(said, file)[0]
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
+    file.write_text(json.dumps({**said, "_class_name": "HeunDiscreteScheduler"}))
+    assert "does not say beta_end" in refusal(load_ddpm, tmp_path)
 
 
 @pytest.mark.parametrize("index, folders, culprit", [

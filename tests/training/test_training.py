@@ -216,7 +216,7 @@ def test_a_person_who_watches_sees_the_epoch_and_the_work_after_the_last_step_in
 def test_tensorboard_gets_the_rate_the_speed_and_the_pictures_and_the_log_no_timings(monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    def draw(model, config, path, device):
+    def draw(model, dataset, config, path, device):
         training.plots.write_png(path, np.full((4, 4, 1), 200, np.uint8))
         return path
 
