@@ -124,7 +124,7 @@ def test_latents_and_noise_may_be_arrays_and_one_code_serves_all(model):
 
 def test_where_z_comes_with_the_data_samples_have_that_of_training_rows(place, capsys):
     """Fault: they were drawn given a standard normal z, towards which nothing had pulled it."""
-    tiny.checkpoint("--dataset shapes3d --z_from shape --input_size 8 --tag z")
+    tiny.checkpoint("--dataset shapes3d --z_from shape --input_size 8 --tag z --a_dim 4")
     (folder,) = Path("models").glob("shapes3d*z")
     model = load(folder, "cpu")
     z = model.prior(Rng(0, torch.arange(20)))
