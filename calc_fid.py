@@ -16,7 +16,8 @@ from pathlib import Path
 
 from config import integer
 from gen_fid_stats import Parser, build_extractor, parse, sharing, statistics_path
-from utils import CommandError, exit_status, read_json, versions, writable_file, write_json
+from metrics.measured import setting_of
+from utils import CommandError, exit_status, locked, read_json, versions, writable_file, write_json
 
 
 def result_path(folder: Path) -> Path:
@@ -29,10 +30,24 @@ def result_path(folder: Path) -> Path:
 
 
 def drawn_from(folder: Path) -> dict:
-    """The hash of the checkpoint that a folder of samples was drawn from, where --mode eval_fid has left it."""
+    """How a folder of samples was drawn, and of which checkpoint, as --mode eval_fid has left it; {} for others."""
     manifest = result_path(folder).with_name(f"{folder.absolute().name}.json")
-    known = read_json(manifest) if manifest.is_file() else {}
-    return {"checkpoint_hash": known["checkpoint_hash"]} if "checkpoint_hash" in known else {}
+    drawn = setting_of(read_json(manifest)) if manifest.is_file() else {}
+    return {"checkpoint_hash": drawn["checkpoint_hash"], "drawn": drawn} if "checkpoint_hash" in drawn else {}
+
+
+def entries_of(path: Path) -> dict:
+    """The results in a file so far. Raises CommandError where it is none of ours."""
+    entries = read_json(path) if path.exists() else {}
+    if not isinstance(entries, dict):
+        raise CommandError(f"{path} holds no results of calc_fid.py: move it away, or give --output")
+    return entries
+
+
+def add_result(path: Path, name: str, record: dict) -> None:
+    """Put a result beside those in the file, also beside those of other processes that measure now."""
+    with locked(path.parent, patience=60):
+        write_json(path, {**entries_of(path), name: record})
 
 
 def find_reference(args: argparse.Namespace) -> Path | None:
@@ -127,9 +142,7 @@ def _run(argv: list[str]) -> None:
     _flags(parser)
     args = parse(parser, argv)
     path = writable_file(args.output or result_path(Path(args.folder)))
-    entries = read_json(path) if path.exists() else {}
-    if not isinstance(entries, dict):
-        raise CommandError(f"{path} holds no results of calc_fid.py: move it away, or give --output")
+    entries_of(path)
     place, origin = find_reference(args), drawn_from(Path(args.folder))
 
     import distributed
@@ -148,11 +161,11 @@ def _run(argv: list[str]) -> None:
         return
     name = entry_name(args, place, record)
     record = {**record, "source": shown(args.folder), **origin, "call": vars(args), "versions": versions()}
-    write_json(path, {**entries, name: record})
+    add_result(path, name, record)
     print(report(record, path))
     if picture:
         record["nearest"] = draw(picture)
-        write_json(path, {**entries, name: record})
+        add_result(path, name, record)
         print(f"the first {len(record['nearest']['pairs'])} images above their nearest in {record['reference']} -> "
               f"{record['nearest']['picture']}")
 

@@ -485,7 +485,7 @@ def finish(run: Run, config: Config, pictures: Path, start: str, by_hand: frozen
         if os.path.lexists(run.metrics) and not run.metrics.is_file():
             raise CommandError(f"{run.metrics} is not a file: move it away")
     with locked(run.folder, run.metrics.parent) if main else contextlib.nullcontext():
-        left = start_or_resume(run, config, by_hand)
+        left = start_or_resume(run, config, pictures, by_hand)
         if main:
             remove_partial(pictures)
         if left:

@@ -30,6 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 CHECKPOINT_FORMAT = 1
 
@@ -144,7 +145,8 @@ def check_writable(folder: str | Path) -> None:
             pass
     except OSError as error:
         shown = str(folder) if len(str(folder)) < 200 else f"{str(folder)[:200]}..."
-        raise CommandError(f"cannot write to {shown}: {place}: {error.strerror or error}") from None
+        where = f"{shown}: {place}" if place != Path(folder) else shown
+        raise CommandError(f"cannot write to {where}: {error.strerror or error}") from None
 
 
 _PARTIAL = re.compile(r"\..+\.(\d+)\.partial(\.\w+)?")
@@ -168,24 +170,31 @@ def remove_partial(folder: str | Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def progress_bar(*args, **options) -> tqdm:
+    """A tqdm bar; where stderr is a file, which nobody watches, it is written every half minute only."""
+    pace = {} if sys.stderr.isatty() else {"mininterval": 30, "maxinterval": 60}
+    return tqdm(*args, **pace, **options)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Whose files
 
 
 @contextlib.contextmanager
-def locked(*folders: str | Path):
+def locked(*folders: str | Path, patience: float = 0.0):
     """Be the only writer of some folders until the block ends, or this process does, however it ends.
 
-    Raises CommandError, saying who it is, where another process is at work in one of them.
+    patience    seconds to wait for another process that is at work in one of them
+    Raises CommandError, saying who it is, where it still is.
     """
     with contextlib.ExitStack() as held:
         for folder in sorted({Path(folder).absolute() for folder in folders}):
-            held.enter_context(_lock(folder))
+            held.enter_context(_lock(folder, time.monotonic() + patience))
         yield
 
 
 @contextlib.contextmanager
-def _lock(folder: Path):
+def _lock(folder: Path, until: float):
     """A file in the folder under flock: the system lets go of it when the process ends."""
     path = folder / ".lock"
     made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
@@ -198,6 +207,9 @@ def _lock(folder: Path):
             except BlockingIOError:
                 holder = os.pread(number, 300, 0).decode(errors="replace").strip() or "unknown"
                 os.close(number)
+                if time.monotonic() < until:
+                    time.sleep(0.05)
+                    continue
                 raise CommandError(f"{folder} is in use by another run ({holder}): wait for it, or add --tag NAME for "
                                    f"a run of its own") from None
             with contextlib.suppress(FileNotFoundError):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from config.modes import MODELS, SAMPLERS, SPACINGS, Mode, Sampler
+from config.modes import MODELS, PROGRAM, SAMPLERS, SPACINGS, Mode, Sampler
 from config.types import integer, number, place
 
 
@@ -363,5 +363,7 @@ def is_switch(item) -> bool:
 
 def reads(row: Mode, name: str, flag_name: str) -> bool:
     """Whether the mode of that name and row reads a flag."""
+    if flag_name == "dry_run" and row is PROGRAM:
+        return False  # programs have none
     modes = FIELDS[flag_name].metadata["modes"]
     return modes is None or name in modes or any(group in modes for group in row.uses)

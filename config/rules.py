@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from config.flags import FIELDS, Config
 from config.modes import FITTED_STEPS, MODES
@@ -64,10 +65,19 @@ def check(config: Config, mode: str | None, by_hand: frozenset[str]) -> None:
          f"--tag '{config.tag}' goes into folder names: up to 60 letters, digits, '-', '_' and '.'"),
         (mode in ("mutual_info", "nll") and config.num_images == 1,
          "--num_images 1: an average and its standard error need two images at least"),
+        (mode not in (None, "save_original_img") and config.dataset == "folder"
+         and _below(config.img_folder, config.data_dir),
+         f"--img_folder {config.img_folder} lies in --data_dir {config.data_dir}: pictures that are drawn would be "
+         "taken for data; give another one, or put the images in a folder of their own"),
         (mode == "disentangle" and len(config.img_id) > 1, "--img_id: --mode disentangle takes one image"),
     )
     _refuse_broken(rules)
     check_steps(config, by_hand)
+
+
+def _below(folder: str, root: str) -> bool:
+    folder, root = Path(folder).resolve(), Path(root).resolve()
+    return folder == root or root in folder.parents
 
 
 def _sampler_rules(config: Config, mode: str):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from utils import CommandError
+from utils import CommandError, progress_bar
 
 if TYPE_CHECKING:
     import torch
@@ -201,10 +201,8 @@ class Dataset:
 
     def hold(self) -> None:
         """Read everything once, in threads: decoding lets go of the interpreter."""
-        from tqdm import tqdm
-
         parts = np.array_split(np.arange(len(self)), -(-len(self) // 256))
-        bar = tqdm(total=len(self), desc=f"reading {self.spec.name} ({self.split})", unit="image", delay=2)
+        bar = progress_bar(total=len(self), desc=f"reading {self.spec.name} ({self.split})", unit="image", delay=2)
         self.images = np.empty((len(self), *self.shape), dtype=np.uint8)
         with bar, ThreadPoolExecutor() as threads:
             for part, images in zip(parts, threads.map(self.read, parts), strict=True):

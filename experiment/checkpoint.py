@@ -93,8 +93,8 @@ def refuse_other_data(known: str | None, dataset: registry.Dataset, config: Conf
     if known is not None and known != registry.identity(dataset):
         raise CommandError(f"{path} was trained on other data than --dataset {config.dataset} in --data_dir "
                            f"{config.data_dir} (rows and hash {config_module.shown(known)} then, "
-                           f"{registry.identity(dataset)} now): give the folder it was trained on, or --tag NAME for a "
-                           f"run of its own")
+                           f"{registry.identity(dataset)} now): give the --data_dir that it was trained on, or train "
+                           f"another model (--tag NAME keeps it apart)")
 
 
 def refuse_other_model(result: Path, checkpoint: Path) -> None:

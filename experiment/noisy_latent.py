@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import trange
 
 from diffusion import Gaussian, SimpleObjective, proposal_for
 from models import InfoDiff
 from rng import Rng, seed_dropout
+from utils import progress_bar
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def fit(model: InfoDiff, batch_at, codes: Tensor, scale: NoisyLatent, taus: Sequ
     low, high = math.log(min(taus) / 2), math.log(max(taus) * 2)
     optimizer = torch.optim.Adam(twin.network.parameters(), lr=learning_rate)
     place = torch.arange(min(batch_size, len(codes)), device=codes.device)
-    for step in trange(steps, desc="fitting the denoiser conditioned on tau", leave=False):
+    for step in progress_bar(range(steps), desc="fitting the denoiser conditioned on tau", leave=False):
         seed_dropout(seed, step)
         optimizer.param_groups[0]["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         rng = Rng(seed, place, step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import distributed
 from config import Config
@@ -18,6 +17,7 @@ from rng import Rng
 from utils import (
     CommandError,
     first_line,
+    progress_bar,
 )
 
 GAUSSIAN_ROWS = 20_000  # rendered or streamed images that the data's first two moments are taken from
@@ -65,7 +65,7 @@ def fit_gaussian(dataset: registry.Dataset, workers: int) -> Gaussian:
     """Moments of the training split (its first rows, which are in random order), on the CPU."""
     step = None if dataset.levels is None else 2 / (dataset.levels - 1)
     rows = range(min(len(dataset), GAUSSIAN_ROWS)) if dataset.images is None else range(len(dataset))
-    batches = tqdm(batches_of(dataset, 1000, "cpu", rows, workers), "mean and covariance of the data",
+    batches = progress_bar(batches_of(dataset, 1000, "cpu", rows, workers), "mean and covariance of the data",
                    -(-len(rows) // 1000), delay=2, disable=not distributed.is_main())
     return Gaussian.fit((x for _, x in batches), step)
 

@@ -36,10 +36,11 @@ def newest_sound(folder: Path, kind: str) -> tuple[dict, Config, Path] | None:
     return None
 
 
-def start_or_resume(run, config: Config, by_hand: frozenset[str] = frozenset()) -> bool:
+def start_or_resume(run, config: Config, pictures: Path, by_hand: frozenset[str] = frozenset()) -> bool:
     """Take up the folder's run, or clear the folder for a new one. Returns whether anything is left to do.
 
-    by_hand the flags typed by hand: a run that began with --flip, as folders did before there was one, keeps it
+    pictures    folder of the run's pictures
+    by_hand     the flags typed by hand: a run that began with --flip, as folders did before there was one, keeps it
     Raises CommandError where the folder holds a run with other settings, or of other data.
     """
     found = newest_sound(run.folder, run.record["kind"]) if config.resume else None
@@ -50,7 +51,7 @@ def start_or_resume(run, config: Config, by_hand: frozenset[str] = frozenset()) 
     if found is None:
         if distributed.is_main():
             for old in [run.folder / "last.pth", run.folder / "best.pth", *checkpoints(run.folder), run.metrics,
-                        *run.folder.glob(basis_file(Path(), "*").name)]:
+                        *run.folder.glob(basis_file(Path(), "*").name), *(pictures / "train").glob("epoch-*.png")]:
                 old.unlink(missing_ok=True)
         distributed.barrier()
         return True

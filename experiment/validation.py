@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def _over_rows(values: dict[str, list[Tensor]], units: list[Tensor], sizes: list
 
     units   [B] of every batch, in (0, 1): rows in their order are strata of the log-SNR, and the batches much alike
     """
+    main = next(name for name in values if name != "loss")  # the term of the rows' own
     order, rows = torch.cat(units).argsort(), sum(sizes)
     weights = torch.tensor(sizes, dtype=torch.float64, device=order.device) * len(sizes) / rows  # the last may be less
     means, errors = {}, {}
@@ -92,6 +94,11 @@ def _over_rows(values: dict[str, list[Tensor]], units: list[Tensor], sizes: list
         means[name] = (value if per_row else value * weights).mean().item()
         if len(value) > 1:
             errors[name] = stratified_se(value[order][None]).item() if per_row else average(value).se
+    loss, denoising = torch.cat(values["loss"]), torch.stack([part.mean() for part in values[main]])
+    if torch.allclose(loss, denoising, rtol=1e-5):  # nothing besides
+        errors["loss"] = errors[main]
+    elif len(loss) > 1:
+        errors["loss"] = math.hypot(errors[main], average(loss - denoising).se)  # what the batches' regularisers add
     return means, errors
 
 

@@ -17,12 +17,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import trange
 
 from diffusion import Gaussian, diffuse
 from information.likelihood import Mean, average
 from modules import mlp, sinusoids
 from rng import Rng
+from utils import progress_bar
 
 FEATURES = 32  # sinusoids of log-SNR
 POOLED = 32  # pixels a side above which images are averaged: what is lost only lowers a bound
@@ -164,7 +164,7 @@ def fit(network: nn.Module, batch_at: Callable[[Tensor], tuple[Tensor, Tensor]],
     batch, optimizer = network.batch, torch.optim.Adam(network.parameters())
     low, high = logsnrs
     levels = None if isinstance(network, Critic) else Levels()
-    for step in trange(steps, desc="fitting the curve over log-SNR", leave=False):
+    for step in progress_bar(range(steps), desc="fitting the curve over log-SNR", leave=False):
         rise, fall = min(1.0, (step + 1) / WARMUP), 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.param_groups[0]["lr"] = network.learning_rate * rise * fall
         rng = Rng(seed, torch.arange(batch), step)

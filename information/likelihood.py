@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion import Gaussian, LogSNRProposal, diffuse, predict_x
 from information.lattice import Lattice
 from rng import Rng
+from utils import progress_bar
 
 Denoiser = Callable[..., Tensor]  # (x_noisy [B, *shape], logsnr [B], z [B, a_dim] or None) -> eps_hat [B, *shape]
 Estimator = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_noisy, logsnr, index [B]) -> eps_hat
@@ -142,7 +142,7 @@ def error_curve(
     parts, total, done = [], 0.0, 0
     first = next(iter(estimators))
     total_calls = count and count * npoints
-    with tqdm(total=total_calls, desc=progress, disable=progress is None, leave=False, unit="estimate") as bar:
+    with progress_bar(total=total_calls, desc=progress, disable=progress is None, leave=False, unit="estimate") as bar:
         for index, x in batches:
             with torch.no_grad(), exact_float32(x.device.type):
                 part = _batch_curve(estimators, index, x, gaussian, proposal, npoints, seed, lattice, soft,

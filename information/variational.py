@@ -13,12 +13,12 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffusion import LogSNRProposal, Schedule, diffuse, log_normal_interval, per_sample, predict_x
 from information.lattice import Lattice
 from information.likelihood import Estimator, channel_kl, exact_float32
 from rng import Rng
+from utils import progress_bar
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def discrete_bounds(
     """
     probability = _step_probability(schedule, proposal)
     rows = []
-    with tqdm(total=count, desc=progress, disable=progress is None, leave=False, unit="sample") as bar:
+    with progress_bar(total=count, desc=progress, disable=progress is None, leave=False, unit="sample") as bar:
         for index, x in batches:
             with torch.no_grad(), exact_float32(x.device.type):
                 decoders = _decoders(noise_and_variance, x, Rng(seed, index), schedule, lattice)

@@ -19,11 +19,10 @@ from scipy.special import log_softmax, softmax
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from tqdm import trange
 
 import modules
 from metrics.folds import fold_error
-from utils import CommandError
+from utils import CommandError, progress_bar
 
 
 def evaluate(inputs: np.ndarray, labels: np.ndarray, names: list[str], classifier: str = "logistic", folds: int = 5,
@@ -274,7 +273,7 @@ def _fit(network: torch.nn.Module, batch: Callable[[np.ndarray], Tensor], labels
     device = next(network.parameters()).device
     network.train()
     order = np.empty(0, dtype=np.int64)
-    for _ in trange(steps, desc=bar, unit="step", disable=bar is None, delay=2):
+    for _ in progress_bar(range(steps), desc=bar, unit="step", disable=bar is None, delay=2):
         if not len(order):
             order = generator.permutation(len(labels))
         rows, order = order[:batch_size], order[batch_size:]

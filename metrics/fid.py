@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 import distributed
 from dataset import registry
@@ -34,7 +33,7 @@ from metrics.distances import (
     neighbour_scores,
 )
 from metrics.extractors import PREPROCESSING, Extractor
-from utils import CommandError, read_npz, write_npz
+from utils import CommandError, progress_bar, read_npz, write_npz
 
 KEPT_FEATURES = 10_000  # features kept for KID and neighbours: a uniform draw of the images
 MOST_DIMS, LARGEST = 8192, 1e30  # of statistics read from a file: what no extractor gives
@@ -187,7 +186,7 @@ def measure(images: Images, extractor: Extractor, batch_size: int = 64, nearest:
     block_count = BLOCKS if images.count >= 2 * BLOCKS else 1
     blocks = [Moments(extractor.dims) for _ in range(block_count)]
     rows, places = [np.empty((0, extractor.dims), np.float32)], [np.empty(0, np.int64)]
-    progress = tqdm(total=images.count, desc=f"features of {images.source}", unit="image",
+    progress = progress_bar(total=images.count, desc=f"features of {images.source}", unit="image",
                     disable=None if distributed.is_main() else True)
     for numbers, pixels in _batches(images, batch_size):
         features = extractor(pixels)  # [B, dims]

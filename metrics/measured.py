@@ -123,6 +123,10 @@ def measured(folder: Path, checkpoint: Path, checkpoint_hash: str) -> tuple[list
             record = read_json(path)
             others = of_another(name, record, checkpoint_hash)
             left_out += [f"{path}{entry and f': {entry!r}'} is of another checkpoint" for entry in others]
+            if name == "fid.json":
+                redrawn = [entry for entry in was_redrawn(folder, record) if entry not in others]
+                left_out += [f"{path}: {entry!r} is of images that were drawn anew since" for entry in redrawn]
+                others += redrawn
             record = {} if "" in others else {key: value for key, value in record.items() if key not in others}
             if record:
                 found.append(Measured(path, list(values(record)), command_of(name, record, checkpoint)))
@@ -138,6 +142,24 @@ def of_another(name: str, record: dict, checkpoint_hash: str) -> list[str]:
     """
     parts = record.items() if name == "fid.json" else [("", record)]
     return [entry for entry, part in parts if not hashes_in(part) <= {checkpoint_hash}]
+
+
+NO_SETTING = ("versions", "config", "call", "checkpoint", "data", "epoch", "step", "ema")
+
+
+def setting_of(manifest: dict) -> dict:
+    """What the pictures of --mode eval_fid depend on, of the record that it leaves."""
+    return {name: value for name, value in manifest.items() if name not in NO_SETTING}
+
+
+def was_redrawn(folder: Path, record: dict) -> list[str]:
+    """The entries of a folder's fid.json whose images --mode eval_fid has drawn with other settings since."""
+    found = []
+    for entry, part in record.items():
+        manifest = folder / f"{Path(part['source']).name}.json"
+        if "drawn" in part and manifest.is_file() and setting_of(read_json(manifest)) != part["drawn"]:
+            found.append(entry)
+    return found
 
 
 def hashes_in(record) -> set[str]:

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import config as config_module
 import plots
@@ -15,7 +14,7 @@ import training
 from config import Command
 from dataset import registry
 from experiment import Trained, batches_of, open_trained
-from utils import CommandError, check_writable, write_npz
+from utils import CommandError, check_writable, progress_bar, write_npz
 
 
 def encode_split(trained: Trained, dataset: registry.Dataset, count: int | None = None) -> Tensor:
@@ -28,7 +27,7 @@ def posterior_of_split(trained: Trained, dataset: registry.Dataset, count: int |
     """(mean, log-variance) of q(z|x), the second None for a deterministic encoder. [N, a_dim] each, on the CPU"""
     rows = range(min(len(dataset), count or len(dataset)))
     means, logvars = [], []
-    with tqdm(total=len(rows), desc=f"encoding {dataset.split}", unit="img") as bar:
+    with progress_bar(total=len(rows), desc=f"encoding {dataset.split}", unit="img") as bar:
         for _, x in batches_of(dataset, trained.config.batch_size, trained.device, rows, trained.config.num_workers):
             mean, logvar = trained.model.posterior(x)
             means.append(mean.cpu())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import re
 from collections.abc import Sequence
@@ -56,6 +57,8 @@ def manipulate(command: Command) -> None:
         rows.append(torch.cat([x, moved]))
     pixels = [plots.to_uint8(row) for row in rows]
     for name, row in zip(names, pixels, strict=True):
+        for old in folder.glob(f"{glob.escape(name)}_[+-]*.png"):  # of other --strengths
+            old.unlink()
         for strength, image in zip(config.strengths, row[1:], strict=True):
             plots.write_png(folder / f"{name}_{strength:+g}.png", image)
     heads = ["image", *(f"{strength:+g}" if strength else "0" for strength in config.strengths)]

@@ -92,13 +92,16 @@ def open_untuned(command: Command) -> Trained:
 def measure_likelihood(trained: Trained) -> None:
     """Measure every likelihood bound that the model has; leaves results/EXP/nll.json and figures beside it.
 
+    With --ensemble they are of several models: results/EXP/nll-ensemble.json, which names them.
+
     A model with z is measured as p(x) without z where z-dropout trained that branch, and by the ELBO where its encoder
     is stochastic. Raises CommandError, naming --z_dropout, for one that has neither.
     """
     config, model = trained.config, in_float32(trained.model)
     kinds = likelihoods_of(model)
-    path = trained.results("nll.json")
-    members = [model, *(open_member(trained, path) for path in config.ensemble)]
+    path = trained.results("nll-ensemble.json" if config.ensemble else "nll.json")
+    others = [open_member(trained, path) for path in config.ensemble]
+    members = [model, *(in_float32(other.model) for other in others)]
     sample, proposal = Sample.of(trained, config.split or "test"), proposal_of(model, tuned=trained.epoch > 0)
     reference = reference_of(model.gaussian)
     entries, shapes = [], {}  # of all kinds of likelihood
@@ -113,6 +116,7 @@ def measure_likelihood(trained: Trained) -> None:
         "mode": "nll", **provenance(trained), "split": sample.split, "num_images": sample.count,
         "npoints": config.npoints, "logsnr_range": [proposal.low, proposal.high], "range": range_note(model, proposal),
         "reference": reference, "assumptions": assumptions_of(model),
+        "ensemble": [{"checkpoint": str(other.path), "checkpoint_hash": other.hash} for other in others],
         "entries": entries, "curves": shapes,
     })
     print(range_note(model, proposal))
@@ -120,9 +124,10 @@ def measure_likelihood(trained: Trained) -> None:
         print(reference["note"])
     print(bounds_table(entries))
     print(f"results: {path}", flush=True)
-    plots.error_curves(shapes, path.with_name(f"nll_errors.{config.format}"), f"{config.dataset}: denoising error")
+    stem = path.stem.replace("-", "_")
+    plots.error_curves(shapes, path.with_name(f"{stem}_errors.{config.format}"), f"{config.dataset}: denoising error")
     if model.shape == (2,) and UNCONDITIONAL in kinds:
-        plane = path.with_name(f"nll_density.{config.format}")
+        plane = path.with_name(f"{stem}_density.{config.format}")
         draw_density(model, sample, proposal, config.npoints, config.r_seed, plane)
 
 
@@ -138,14 +143,14 @@ def likelihoods_of(model) -> list[str]:
     return found
 
 
-def open_member(trained: Trained, path: str):
+def open_member(trained: Trained, path: str) -> Trained:
     """A further model of the same data. Raises CommandError for other data, or a model with no unconditional branch."""
     other = open_trained(Command("nll", trained.config, frozenset()), named_checkpoint(path))
     if other.config.dataset != trained.config.dataset or tuple(other.model.shape) != tuple(trained.model.shape):
         raise CommandError(f"--ensemble {path} is of other data: {other.config.dataset}, {other.model.shape}")
     if UNCONDITIONAL not in likelihoods_of(other.model):
         raise CommandError(f"--ensemble {path} has no unconditional branch: train it with --z_dropout 0.1")
-    return in_float32(other.model)
+    return other
 
 
 def branches(kind: str, members: list, sample: Sample, seed: int) -> tuple[dict[str, Estimator], Tensor | float]:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import config as config_module
 import plots
@@ -16,7 +15,7 @@ from experiment import Autoencoder, Trained, batches_of, open_trained
 from metrics.reconstruction import image_errors, over_draws, summary
 from modes.latents import label_arrays, origin, refuse_given
 from rng import Rng
-from utils import CommandError, check_writable, versions, write_json, write_npz
+from utils import CommandError, check_writable, progress_bar, versions, write_json, write_npz
 
 QUALITY_IMAGES = 1_000
 RANDOM_IMAGES = 64  # of them, decoded from random x_T too
@@ -56,7 +55,7 @@ def latent_quality(command: Command) -> None:
     dataset = trained.load_data(config.split or "test")
     count = min(len(dataset), config.num_images or QUALITY_IMAGES)
     codes, noises, inferred, kept = [], [], [], []
-    with tqdm(total=count, desc="inverting", unit="img") as bar:
+    with progress_bar(total=count, desc="inverting", unit="img") as bar:
         for _, x in batches_of(dataset, config.batch_size, trained.device, range(count), config.num_workers):
             z, x_T = coder.encode(x)
             back = coder.decode(z, x_T)
@@ -104,7 +103,7 @@ def draw_quality(x: Tensor, x_T: Tensor, back: Tensor, draws: list[Tensor], spli
 def random_reconstructions(coder: Autoencoder, z: Tensor | None, x: Tensor, draws: int, seed: int) -> list[Tensor]:
     """Decodings of the same z from random x_T: `draws` of [B, *shape]."""
     rng = Rng(seed, torch.arange(len(x), device=x.device))
-    steps = tqdm(range(draws), desc="random x_T", unit="draw")
+    steps = progress_bar(range(draws), desc="random x_T", unit="draw")
     return [coder.decode(z, rng.at(draw).normal("random x_T", *x.shape[1:])) for draw in steps]
 
 
@@ -168,7 +167,7 @@ def draw_traversals(pixels: np.ndarray, kinds: list[str], values: np.ndarray, fo
 def decode_all(coder: Autoencoder, z: Tensor, x_T: Tensor | None, batch_size: int) -> Tensor:
     """Decode many z from one x_T [1, *shape]. -> [N, *shape]"""
     parts = []
-    with tqdm(total=len(z), desc="decoding", unit="img") as bar:
+    with progress_bar(total=len(z), desc="decoding", unit="img") as bar:
         for part in z.split(batch_size):
             parts.append(coder.decode(part, None if x_T is None else x_T.expand(len(part), *x_T.shape[1:])))
             bar.update(len(part))

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import config as config_module
 import distributed
@@ -44,6 +43,7 @@ from utils import (
     check_writable,
     file_hash,
     locked,
+    progress_bar,
     read_json,
     remove_partial,
     versions,
@@ -189,7 +189,7 @@ def numbered(trained: Trained, is_done: Callable[[int], bool] = lambda number: F
     batches = [range(config.sampling_number)[start : start + config.batch_size]
                for start in range(0, config.sampling_number, config.batch_size)]
     own = [batch for batch in batches[distributed.rank() :: distributed.world()] if not all(map(is_done, batch))]
-    with tqdm(total=sum(map(len, own)), desc="sampling", unit="img", disable=not distributed.is_main()) as bar:
+    with progress_bar(total=sum(map(len, own)), desc="sampling", unit="img", disable=not distributed.is_main()) as bar:
         for batch in own:
             yield batch, Rng(config.r_seed, torch.tensor(batch, device=trained.device))
             bar.update(len(batch))
@@ -320,7 +320,7 @@ def save_original_img(command: Command) -> None:
     before = own.own("[!.]*")
     dataset = load_data(config, config.split or "train")
     rows = range(min(len(dataset), config.num_images or len(dataset)))
-    with locked(folder), Writer(own) as writer, tqdm(total=len(rows), desc="writing", unit="img") as bar:
+    with locked(folder), Writer(own) as writer, progress_bar(total=len(rows), desc="writing", unit="img") as bar:
         remove_partial(folder)
         own.forget(before)
         for indices, x in batches_of(dataset, 256, "cpu", rows, config.num_workers):

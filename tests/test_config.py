@@ -365,6 +365,23 @@ def test_the_last_value_typed_counts_with_or_without_an_equals_sign():
     assert value_of(["--from"], "--from") is None and value_of(["--from_b", "a"], "--from") is None
 
 
+def test_pictures_are_not_drawn_into_a_folder_of_data(tmp_path, monkeypatch):
+    """Fault: they became data, and the run could not be gone on with."""
+    monkeypatch.chdir(tmp_path)
+    for words in ("--data_dir .", f"--data_dir pictures --img_folder {tmp_path}/pictures"):
+        with pytest.raises(CommandError, match="--img_folder .* lies in --data_dir"):
+            command(f"--dataset folder {words}")
+    command("--dataset folder --data_dir pictures")
+    command("--dataset digits --data_dir .")
+
+
+def test_programs_have_no_dry_run():
+    """Fault: they took the flag, and replaced results."""
+    with pytest.raises(CommandError, match="--dry_run has no effect on this program"):
+        parse(["--dry_run"], "train_classifier.py", registry.SPECS, extra=lambda group: None)
+    assert command("--dry_run").config.dry_run
+
+
 def test_an_example_in_the_help_can_be_typed():
     for prog in ("run.py", "python -m scripts.compare_samplers"):
         shown = build_parser(prog, "eval").epilog

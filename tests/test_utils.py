@@ -1,12 +1,14 @@
 """Files: whole or absent, and read in no way that could run code."""
 
 import errno
+import io
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -26,6 +28,7 @@ from utils import (
     file_hash,
     load_checkpoint,
     locked,
+    progress_bar,
     read_json,
     read_npz,
     remove_partial,
@@ -390,3 +393,33 @@ def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path):
     line = f'"{sys.executable}" -u -c "{program}" | head -1; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", line], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (1, "0\n", "")
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_progress_bar_writes_little_into_a_file(monkeypatch, watched):
+    class Stderr(io.StringIO):
+        def isatty(self):
+            return watched
+
+    shown = Stderr()
+    monkeypatch.setattr(sys, "stderr", shown)
+    for _ in progress_bar(range(300), file=shown, miniters=1):
+        time.sleep(0.001)
+    assert (shown.getvalue().count("\r") > 3) == watched
+
+
+def test_a_lock_is_waited_for(tmp_path):
+    def hold():
+        with locked(tmp_path):
+            held.set()
+            time.sleep(0.3)
+
+    held = threading.Event()
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    with pytest.raises(CommandError, match="is in use"), locked(tmp_path):
+        pass
+    with locked(tmp_path, patience=10):
+        assert True
+    thread.join()

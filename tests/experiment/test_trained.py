@@ -17,7 +17,7 @@ import train_classifier
 from diffusion import SimpleObjective, linear_schedule
 from experiment import load
 from experiment.measuring import Sample, codes_of, stratified_se
-from experiment.validation import validation, validation_curve
+from experiment.validation import _over_rows, validation, validation_curve
 from rng import Rng
 from utils import CommandError, load_checkpoint, read_json, read_npz, save_checkpoint
 
@@ -201,6 +201,16 @@ def test_the_error_of_a_held_out_loss_is_its_spread_over_noise(place):
         found.append(validation(ideal, held_out, replace(trained.config, r_seed=seed), torch.device("cpu"), 1.0))
     spread = np.std([one["val"]["denoise"] for one in found], ddof=1)
     assert 0.7 * spread < np.mean([one["val_se"]["denoise"] for one in found]) < 1.4 * spread
+    assert all(one["val_se"]["loss"] == one["val_se"]["denoise"] for one in found)  # it is nothing else
+
+
+def test_the_error_of_a_sum_has_that_of_its_parts():
+    """Fault: the loss had the spread of three batches' means, and less of an error than one of its terms."""
+    generator = torch.Generator().manual_seed(0)
+    denoise, mmd = (list(torch.rand(3, size, generator=generator).double()) for size in (8, 1))
+    loss = [rows.mean()[None] + one for rows, one in zip(denoise, mmd, strict=True)]
+    _, errors = _over_rows({"loss": loss, "denoise": denoise, "mmd": mmd}, [torch.rand(8)] * 3, [8] * 3)
+    assert errors["loss"] == pytest.approx(np.hypot(errors["denoise"], errors["mmd"]))
 
 
 def test_what_has_no_likelihood_says_so(place, model):

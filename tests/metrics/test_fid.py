@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -17,7 +18,7 @@ import gen_fid_stats
 from dataset import registry
 from metrics import extractors, fid, measured
 from modules import Classifier
-from utils import CommandError, file_hash, load_checkpoint, save_checkpoint, write_npz
+from utils import CommandError, file_hash, load_checkpoint, read_json, save_checkpoint, write_json, write_npz
 
 REPO = Path(__file__).parents[2]
 
@@ -357,6 +358,28 @@ def test_results_go_beside_the_experiment():
               "imgs/cats": "results/cats/fid.json"}
     for folder, expected in places.items():
         assert calc_fid.result_path(calc_fid.Path(folder)).as_posix() == expected
+
+
+def test_two_measurements_at_once_keep_both_results(in_tmp):
+    """Fault: each wrote back what it had read before its minutes of work, and one result was lost."""
+    path, names = Path("results/E/fid.json"), [f"entry {k}" for k in range(8)]
+    path.parent.mkdir(parents=True)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda name: calc_fid.add_result(path, name, {"fid": 1.0}), names))
+    assert set(read_json(path)) == set(names)
+
+
+def test_a_fid_of_images_that_were_drawn_anew_is_left_out(in_tmp):
+    manifest = {"checkpoint_hash": "a", "sampler": "unipc", "steps": 5, "config": {"epochs": 3}, "versions": {}}
+    write_json("results/E/eval-fid-fast.json", manifest)
+    record = {"fid": 20.0, "fid_se": 1.0, "kid": None, "source": "imgs/E/eval-fid-fast",
+              **calc_fid.drawn_from(Path("imgs/E/eval-fid-fast"))}
+    write_json("results/E/fid.json", {"one": record})
+    assert [len(part) for part in measured.measured(Path("results/E"), Path("x.pth"), "a")] == [1, 0]
+    write_json("results/E/eval-fid-fast.json", {**manifest, "config": {"epochs": 4}, "steps": 20})
+    found, (line,) = measured.measured(Path("results/E"), Path("x.pth"), "a")
+    assert not found and "'one' is of images that were drawn anew since" in line
+
 
 
 @pytest.mark.slow

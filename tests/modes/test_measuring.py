@@ -25,7 +25,7 @@ from modes import by_logsnr, maps, mutual_info, nll
 from run import main
 from run import main as run_main
 from scripts import plot_results
-from utils import CommandError
+from utils import CommandError, file_hash
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +149,18 @@ def test_no_bound_of_a_trained_network_lies_under_the_entropy(tmp_path, monkeypa
     for entry in entries:
         assert entry["excess_nats"] > -3 * entry["excess_se"]
     assert min(entry["excess_nats"] for entry in entries) < 900  # and the network has learnt: log(256) * 192 is 1,065
+
+
+def test_an_ensembles_likelihood_is_no_result_of_one_model(tmp_path, monkeypatch):
+    """Fault: it took the place of the model's own, and stood in its card."""
+    monkeypatch.chdir(tmp_path)
+    member = tiny.checkpoint("--dataset moons --model vanilla --tag other")
+    words = f"--mode nll --model vanilla --dataset moons --npoints 2 --num_images 4 --ensemble {member}"
+    run = trained(tmp_path, *words.split(), "--unets_channels", "4", "--diffusion_steps", "4")
+    nll.measure_likelihood(run)
+    assert not (config_module.folder(run.config, "results") / "nll.json").exists()
+    (other,) = results(run, "nll-ensemble.json")["ensemble"]
+    assert other["checkpoint"] == str(member) and other["checkpoint_hash"] == file_hash(member)
 
 
 def test_a_conditional_likelihood_is_never_printed_as_the_likelihood(tmp_path):

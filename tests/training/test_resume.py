@@ -158,8 +158,12 @@ def test_a_run_that_began_mirrored_goes_on_so_and_says_it(capsys):
 def test_no_resume_starts_afresh():
     assert train(f"{VANILLA} --epochs 1") == 0
     first = metrics()
+    drawn = Path("imgs", VANILLA_EXP, "train", "epoch-0009.png")
+    drawn.parent.mkdir(parents=True, exist_ok=True)
+    drawn.touch()
     assert train(f"{VANILLA} --epochs 1 --no-resume") == 0
     assert metrics() == first  # one line, not two
+    assert not drawn.exists()  # of the run that is replaced
 
 
 @pytest.mark.slow
