@@ -39,7 +39,7 @@ from experiment import (
     pick_device,
     without_basis,
 )
-from experiment.progress import Report, data_line, say_if_signal_remains, start_line
+from experiment.progress import Report, data_line, say_if_signal_remains, start_line, unit_of
 from experiment.resuming import start_or_resume
 from experiment.validation import scorer, show_samples, validation
 from models import LatentDiffusion, schedule_for
@@ -229,7 +229,8 @@ class Run:
         """
         if self.config.tb_logger and distributed.is_main():
             self._open_board()
-        self.report = Report(self.total, self.stepper.step, self.batch, self.epoch_steps)
+        unit = unit_of(self.dataset.spec)
+        self.report = Report(self.total, self.stepper.step, self.batch, self.epoch_steps, unit)
         saved, ended = time.monotonic(), False
         with self.report, Interrupts() as interrupts:
             batches = self._batches()

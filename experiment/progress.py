@@ -26,6 +26,11 @@ def start_line(name: str, model: nn.Module, config, device, data: str) -> str:
     return f"{name}: {parameter_count(model):,} parameters on {device} in {arithmetic}; {data}"
 
 
+def unit_of(spec) -> str:
+    """Of a progress bar."""
+    return "img" if spec.kind == "image" else "point"
+
+
 def data_line(training: registry.Dataset, validation: registry.Dataset) -> str:
     """How many images of which shape, and which labels were found."""
     shape = "x".join(map(str, training.shape))
@@ -47,16 +52,16 @@ def say_if_signal_remains(model: nn.Module) -> None:
 
 
 class Report:
-    """The progress of a run of `total` steps, `done` of which are behind it, `batch` images each.
+    """The progress of a run of `total` steps, `done` of which are behind it, `batch` images (or what `unit` says) each.
 
     Where stderr is no terminal there is a line an epoch in place of the bar. Nothing of it goes into the log.
     """
 
-    def __init__(self, total: int, done: int, batch: int, epoch_steps: int):
-        self.total, self.batch, self.epoch_steps = total, batch, epoch_steps
+    def __init__(self, total: int, done: int, batch: int, epoch_steps: int, unit: str):
+        self.total, self.batch, self.epoch_steps, self.unit = total, batch, epoch_steps, unit
         self.watched = sys.stderr.isatty()
         self.lines = distributed.is_main() and not self.watched
-        self.bar = tqdm(desc=self._epoch(done + 1), total=total * batch, initial=done * batch, unit="img",
+        self.bar = tqdm(desc=self._epoch(done + 1), total=total * batch, initial=done * batch, unit=unit,
                         smoothing=0.05, mininterval=0.5, disable=not (distributed.is_main() and self.watched))
         self.images, self.begun, self.looked, self.terms = 0, time.monotonic(), time.monotonic(), ""
 
@@ -96,7 +101,7 @@ class Report:
         if self.lines:
             held_out = f"; validation: {_terms(line['val'])}" if line.get("val") else ""
             print(f"{self._epoch(line['step'])}, step {line['step']}/{self.total}: {_terms(line['train'])}{held_out}; "
-                  f"{speed:.3g} img/s", file=sys.stderr, flush=True)
+                  f"{speed:.3g} {self.unit}/s", file=sys.stderr, flush=True)
 
     def again(self, done: int) -> None:
         """An epoch is over, with all that it ended with: the next one's time begins."""

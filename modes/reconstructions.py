@@ -11,11 +11,12 @@ from torch import Tensor
 import config as config_module
 import plots
 from config import Command
+from dataset import registry
 from experiment import Autoencoder, Trained, batches_of, open_trained
 from metrics.reconstruction import image_errors, over_draws, summary
 from modes.latents import label_arrays, origin, refuse_given
 from rng import Rng
-from utils import CommandError, check_writable, progress_bar, versions, write_json, write_npz
+from utils import CommandError, check_writable, locked, progress_bar, versions, write_json, write_npz
 
 QUALITY_IMAGES = 1_000
 RANDOM_IMAGES = 64  # of them, decoded from random x_T too
@@ -51,41 +52,47 @@ def latent_quality(command: Command) -> None:
         refuse_given(trained)
     for root in ("imgs", "models"):
         check_writable(config_module.folder(config, root))
-    result = trained.results("latent_quality.json")
+    result, folder = trained.results("latent_quality.json"), config_module.folder(config, "imgs") / "latent_quality"
     dataset = trained.load_data(config.split or "test")
     count = min(len(dataset), config.num_images or QUALITY_IMAGES)
-    codes, noises, inferred, kept = [], [], [], []
+    with locked(folder):  # the numbers, the codes and the pictures are of one call
+        latents, inferred, (x, z, x_T, back) = reconstruct_split(trained, coder, dataset, count)
+        draws = random_reconstructions(coder, z, x, config.sampling_number, config.r_seed)
+        random = [over_draws([image_errors(draw, x) for draw in draws])]
+        record = {
+            "images": count, "split": dataset.split, "steps": len(coder.grid) - 1, "inversion": coder.sampler,
+            "inferred": summary(inferred),
+            "random": summary(random) | {"images": len(x), "draws": len(draws)}, "versions": versions(),
+            **trained.provenance(),
+        }
+        write_json(result, record)
+        labels = np.zeros((count, 0), np.int64) if dataset.labels is None else dataset.labels[:count]
+        path = config_module.folder(config, "models") / "latent_quality.npz"
+        write_npz(path, **latents, labels=labels, attr_names=label_arrays(dataset, count)["attr_names"],
+                  split=np.array(dataset.split), **origin(trained))
+        draw_quality(x, x_T, back, draws, dataset.split, folder, config.format)
+    print(f"{count} images by {coder.sampler}, {len(coder.grid) - 1} steps, and its inversion")
+    for name in ("inferred", "random"):
+        print(f"{name:8} x_T: " + ", ".join(shown(measure, record[name]) for measure in ("mse", "psnr", "ssim")))
+    print(f"{path}; pictures in {folder}")
+
+
+def reconstruct_split(trained: Trained, coder: Autoencoder, dataset: registry.Dataset, count: int):
+    """({z, x_T} of the first images of a split, their errors, batch by batch, and the first RANDOM_IMAGES themselves:
+    x, z or None, x_T and the images that these give back)."""
+    config, codes, noises, errors, kept = trained.config, [], [], [], []
     with progress_bar(total=count, desc="inverting", unit="img") as bar:
         for _, x in batches_of(dataset, config.batch_size, trained.device, range(count), config.num_workers):
             z, x_T = coder.encode(x)
             back = coder.decode(z, x_T)
             codes.append(torch.zeros(len(x), 0) if z is None else z.cpu())
             noises.append(x_T.cpu())
-            inferred.append(image_errors(back, x))
+            errors.append(image_errors(back, x))
             if len(kept) * config.batch_size < RANDOM_IMAGES:
                 kept.append((x, z, x_T, back))
             bar.update(len(x))
-    x, z, x_T, back = (None if part[0] is None else torch.cat(part)[:RANDOM_IMAGES] for part in zip(*kept, strict=True))
-    draws = random_reconstructions(coder, z, x, config.sampling_number, config.r_seed)
-    random = [over_draws([image_errors(draw, x) for draw in draws])]
-    record = {
-        "images": count, "split": dataset.split, "steps": len(coder.grid) - 1, "inversion": coder.sampler,
-        "inferred": summary(inferred),
-        "random": summary(random) | {"images": len(x), "draws": len(draws)}, "versions": versions(),
-        **trained.provenance(),
-    }
-    write_json(result, record)
-    labels = np.zeros((count, 0), np.int64) if dataset.labels is None else dataset.labels[:count]
-    path = config_module.folder(config, "models") / "latent_quality.npz"
-    write_npz(path, z=torch.cat(codes).numpy(), x_T=torch.cat(noises).numpy(), labels=labels,
-              attr_names=label_arrays(dataset, count)["attr_names"], split=np.array(dataset.split),
-              **origin(trained))
-    folder = config_module.folder(config, "imgs") / "latent_quality"
-    draw_quality(x, x_T, back, draws, dataset.split, folder, config.format)
-    print(f"{count} images by {coder.sampler}, {len(coder.grid) - 1} steps, and its inversion")
-    for name in ("inferred", "random"):
-        print(f"{name:8} x_T: " + ", ".join(shown(measure, record[name]) for measure in ("mse", "psnr", "ssim")))
-    print(f"{path}; pictures in {folder}")
+    first = [None if part[0] is None else torch.cat(part)[:RANDOM_IMAGES] for part in zip(*kept, strict=True)]
+    return {"z": torch.cat(codes).numpy(), "x_T": torch.cat(noises).numpy()}, errors, first
 
 
 def draw_quality(x: Tensor, x_T: Tensor, back: Tensor, draws: list[Tensor], split: str, folder: Path,
@@ -97,7 +104,7 @@ def draw_quality(x: Tensor, x_T: Tensor, back: Tensor, draws: list[Tensor], spli
     for name, title, found in (("reconstructions", f"Reconstructions of {split} images", rows),
                                ("inferred_x_T", f"x_T of {split} images", noise)):
         pixels = np.concatenate([plots.to_uint8(row[: len(shown)]) for row in found.values()])
-        plots.labelled_sheet(pixels, list(map(str, shown)), list(found), title, folder / f"{name}.{form}")
+        plots.labelled_sheet(pixels, [f"#{k}" for k in shown], list(found), title, folder / f"{name}.{form}")
 
 
 def random_reconstructions(coder: Autoencoder, z: Tensor | None, x: Tensor, draws: int, seed: int) -> list[Tensor]:

@@ -33,7 +33,7 @@ from experiment import (
     open_latent,
     open_trained,
 )
-from experiment.progress import say_if_signal_remains
+from experiment.progress import say_if_signal_remains, unit_of
 from models import LatentDiffusion
 from rng import Rng
 from sampling import SAMPLERS, denoiser_of, fit_grid, generate, steps_of, switch
@@ -189,7 +189,8 @@ def numbered(trained: Trained, is_done: Callable[[int], bool] = lambda number: F
     batches = [range(config.sampling_number)[start : start + config.batch_size]
                for start in range(0, config.sampling_number, config.batch_size)]
     own = [batch for batch in batches[distributed.rank() :: distributed.world()] if not all(map(is_done, batch))]
-    with progress_bar(total=sum(map(len, own)), desc="sampling", unit="img", disable=not distributed.is_main()) as bar:
+    with progress_bar(total=sum(map(len, own)), desc="sampling", unit=unit_of(trained.spec),
+                      disable=not distributed.is_main()) as bar:
         for batch in own:
             yield batch, Rng(config.r_seed, torch.tensor(batch, device=trained.device))
             bar.update(len(batch))
