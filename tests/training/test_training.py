@@ -184,7 +184,7 @@ def test_a_run_says_what_it_trains_and_then_a_line_an_epoch_where_nobody_watches
     (start,) = [line for line in said.out.splitlines() if line.startswith(f"{EXP}: ")]
     for words in ("parameters on cpu in fp32", "38 training and 12 validation images of 1x8x8", "10 classes (0, 1, "):
         assert words in start
-    epochs = [line for line in said.err.splitlines() if "point/s" in line]
+    epochs = [line for line in said.err.splitlines() if "img/s" in line]
     for number, (line, logged) in enumerate(zip(epochs, lines(EXP), strict=True), 1):
         assert line.startswith(f"epoch {number}/3, step {2 * number}/6: loss {logged['train']['loss']:.4g} ")
         assert f"validation: loss {logged['val']['loss']:.4g}" in line
