@@ -157,11 +157,7 @@ def training_curve(metrics: str | Path, path: str | Path) -> None:
             panel.set_yscale("log")
             panel.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5), numticks=9), major_formatter="{x:g}",
                             minor_formatter=NullFormatter())
-    named = {}  # one legend for all panels
-    for panel in figure.axes:
-        curves, labels = panel.get_legend_handles_labels()
-        named |= dict(zip(labels, curves, strict=True))
-    figure.axes[0].legend(named.values(), named, frameon=False)
+        panel.legend(frameon=False, fontsize=8, loc="best")
     save(figure, path)
 
 
@@ -222,12 +218,38 @@ def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, y
     panel.set_xscale("log" if logx else "linear")
     panel.set_yscale("log" if logy else "linear")
     places = sorted({value for x, *_ in [*series.values(), *(bands or {}).values()] for value in x})
+    if not logx and all(isinstance(value, int) for value in places):  # epochs
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     if logx and len(places) <= 10:
         panel.set_xticks(places, [f"{value:g}" for value in places])
         panel.minorticks_off()
-    if len(series) + len(bands or {}) > 1:
+    count = len(series) + len(bands or {})
+    if count > 4:
+        figure.set_figheight(4 + 0.19 * count)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=8)
+    elif count > 1:
         panel.legend(frameon=False, fontsize=8)
     if any(len(curve) > 2 for curve in series.values()):
+        say_spread(figure)
+    save(figure, path)
+
+
+def rows(series: dict[str, tuple], intervals: dict[str, tuple], names: list[str], path: str | Path, title: str,
+         xlabel: str) -> None:
+    """A row a name: intervals, each (rows, low, high), and points, each (rows, x) or (rows, x, standard error)."""
+    figure, panel = axes("", xlabel, size=(4.5 + 0.065 * max(map(len, names)), 1.8 + 0.4 * len(names)))
+    figure.suptitle(plain(title), fontsize=11)
+    for number, (name, (places, low, high)) in enumerate(intervals.items()):
+        middle = (np.asarray(low) + high) / 2
+        panel.errorbar(middle, places, xerr=np.asarray(high) - middle, fmt="none", color=f"C{9 - number}", linewidth=5,
+                       alpha=0.5, label=plain(name))
+    for number, (name, (places, x, *error)) in enumerate(series.items()):
+        panel.errorbar(x, np.asarray(places) + 0.15 * number, xerr=2 * np.asarray(error[0]) if error else None,
+                       fmt="o", markersize=4, capsize=3, label=plain(name))
+    panel.set_yticks(range(len(names)), list(map(plain, names)), fontsize=8)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    if any(len(points) > 2 for points in series.values()):
         say_spread(figure)
     save(figure, path)
 
@@ -395,13 +417,20 @@ def information_maps(found: dict[str, dict], stored: dict[str, np.ndarray], titl
             over = "" if number else f"{head}\n"
             panel.set_title(f"{over}{sum_:.2g} nats", fontsize=8)
         row[0].imshow(average if average.shape[2] == 3 else average[:, :, 0], cmap="gray", vmin=0, vmax=255)
-        where = "".join(f"\n{region} {share['mean']:.0%}" for region, share in one.get("share_on", {}).items())
-        row[0].set_ylabel(plain(name + where), fontsize=8, rotation=0, ha="right", va="center")
+        row[0].set_ylabel(plain(name + shares(one)), fontsize=8, rotation=0, ha="right", va="center")
         for panel in row:
             panel.set(xticks=[], yticks=[])
             panel.spines[:].set_visible(False)
     panels[0][0].set_title("average\nimage", fontsize=8)
     save(figure, path)
+
+
+def shares(one: dict) -> str:
+    """Lines on the share of a map's sum on each region, with its error; none of a sum within two errors of 0."""
+    if one["se"] is None or one["nats"] <= 2 * one["se"]:
+        return ""
+    return "".join(f"\n{region} {100 * share['mean']:.0f} ± {100 * share['se']:.2g} %"
+                   for region, share in one.get("share_on", {}).items())
 
 
 def over_tau(parts: list[dict], path: str | Path) -> None:

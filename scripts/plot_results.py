@@ -6,8 +6,9 @@ Takes nll.json and mutual_info.json files, or folders that are searched for them
     bounds.md           all bounds, a row each
     training.png        training and validation loss of the same experiments, from their metrics.jsonl
     information.md      every mutual_info.json: the interval of I(x; z), what the denoiser uses, the checks
-    information.png     the same of the experiments, over the flag --by where it is given, e.g. --by mmd_weight, or over
-                        the training step of the checkpoint, --by step
+    information.png     the same, a row an experiment; or over the flag --by, e.g. --by mmd_weight, or over the training
+                        step of the checkpoint, --by step. Noisy latents have the least tau that all of them were
+                        measured at
     information_tau.png bounds of I(x; z + noise) over the deviation of the noise, where the encoder is deterministic
 """
 
@@ -29,19 +30,25 @@ STEP = "step"  # of --by: no flag, but how long the checkpoint was trained
 
 
 def gather(places: list[str]) -> list[dict]:
-    """The records of all result files named, or lying below the folders named."""
-    files = []
+    """The records of all result files named, or lying below the folders named; a folder without any is named."""
+    files, empty = [], []
     for place in map(Path, places):
         found = [place] if place.is_file() else sorted([*place.rglob("nll.json"), *place.rglob("mutual_info.json")])
         if not found:
-            raise CommandError(f"{place} is no result file, and no folder with nll.json or mutual_info.json in it")
+            empty.append(f"{place} is no result file, and no folder with nll.json or mutual_info.json in it")
+        if not place.exists():
+            raise CommandError(empty[-1])
         files += found
+    if not files:
+        raise CommandError("; ".join(empty))
+    for line in empty:
+        print(f"{line}: left out", file=sys.stderr)
     records = [{"file": file, **read_json(file)} for file in dict.fromkeys(files)]
     for record in records:
         if record.get("mode") not in ("nll", "mutual_info"):
             raise CommandError(f"{record['file']} was not written by --mode nll or --mode mutual_info")
         record["config"] = config_module.Config(**record["config"])
-        record["name"] = record["config"].experiment
+        record["name"] = record["file"].parent.name if record.get("codes") else record["config"].experiment
     for mode in ("nll", "mutual_info"):  # the same experiment twice, by its file
         own = [record for record in records if record["mode"] == mode]
         twice = {name for name, count in Counter(record["name"] for record in own).items() if count > 1}
@@ -67,9 +74,13 @@ def draw_bounds(records: list[dict], output: Path) -> None:
 
 
 def draw_training(records: list[dict], output: Path) -> None:
-    """Training and validation loss of the experiments whose logs are where their config says, each once."""
+    """Training and validation loss of the experiments whose logs are where their config says, each once.
+
+    Files of codes are no experiments, and have no log.
+    """
     series, units = {}, set()
-    for config in {record["config"].experiment: record["config"] for record in records}.values():
+    configs = [record["config"] for record in records if not record.get("codes")]
+    for config in {config.experiment: config for config in configs}.values():
         metrics = config_module.folder(config, "logs") / "metrics.jsonl"
         if not metrics.exists():
             print(f"no {metrics}: {config.experiment} is left out of training.png", file=sys.stderr)
@@ -85,31 +96,70 @@ def draw_training(records: list[dict], output: Path) -> None:
                     " or ".join(sorted(units)))
 
 
-def place_of(record: dict, by: str):
+def place_of(record: dict, by: str) -> float:
     """Where on the axis of information.png a record stands."""
-    return record["step"] if by == STEP else getattr(record["config"], by)
+    place = record["step"] if by == STEP else getattr(record["config"], by)
+    if not isinstance(place, int | float):
+        raise CommandError(f"--by {by}: {place!r} of {record['name']} is no number")
+    return place
+
+
+def at_one_tau(records: list[dict]) -> tuple[list[dict], float | None]:
+    """Of every record the part at one tau, and that tau: the least that all noisy latents were measured at.
+
+    A latent without added noise has one part, whatever the tau; where no latent has any, the tau is None. Raises
+    CommandError where noisy latents share no tau.
+    """
+    taus = {record["name"]: [part["tau"] for part in record["over_tau"]] for record in records if record["over_tau"]}
+    if not taus:
+        return records, None
+    shared = set.intersection(*map(set, taus.values()))
+    if not shared:
+        found = "; ".join(f"{name}: {', '.join(f'{tau:g}' for tau in own)}" for name, own in taus.items())
+        raise CommandError(f"information.png needs one --tau that all were measured at ({found})")
+    tau = min(shared)
+    return [next((part for part in record["over_tau"] or () if part["tau"] == tau), record) for record in records], tau
 
 
 def draw_information(records: list[dict], output: Path, by: str | None) -> None:
     """Intervals of I(x; z) and usable information, an experiment a place; noisy latents as curves over tau besides."""
-    parts = [f"## {record['name']}\n\n{information_table(record)}" for record in records]
-    write_text(output / "information.md", "\n\n".join(parts))
+    tables = [f"## {record['name']}\n\n{information_table(record)}" for record in records]
+    write_text(output / "information.md", "\n\n".join(tables))
+    draw_over_tau(records, output)
+    draw_beside(records, output / "information.png", by)
+
+
+def draw_beside(records: list[dict], path: Path, by: str | None) -> None:
+    """information.png: a row a record, or over a flag, which files of codes do not have."""
     if by:
-        records = sorted(records, key=lambda record: place_of(record, by))
+        for record in (record for record in records if record.get("codes")):
+            print(f"{record['file']} is of codes, which tell no flags: left out of {path.name}", file=sys.stderr)
+        records = sorted((record for record in records if not record.get("codes")), key=lambda one: place_of(one, by))
+    if not records:
+        return
+    parts, tau = at_one_tau(records)
     places = [place_of(record, by) if by else i for i, record in enumerate(records)]
     known = [(place, record["exact_nats"]) for place, record in zip(places, records, strict=True)
              if record.get("exact_nats") is not None]
     series = {"I(x; z), exact": tuple(zip(*known, strict=True))} if known else {}
-    known = [(place, *record["bracket_nats"]["interval"])
-             for place, record in zip(places, records, strict=True) if record["bracket_nats"]]
+    known = [(place, *part["bracket_nats"]["interval"])
+             for place, part in zip(places, parts, strict=True) if part["bracket_nats"]]
     bands = {"I(x; z), interval from codes": tuple(zip(*known, strict=True))} if known else {}
     for label in ("difference", "orthogonal"):
-        known = [(place, record["usable_nats"][label], record["usable_nats"][f"{label}_se"])
-                 for place, record in zip(places, records, strict=True) if "usable_nats" in record]
+        known = [(place, part["usable_nats"][label], part["usable_nats"][f"{label}_se"])
+                 for place, part in zip(places, parts, strict=True) if "usable_nats" in part]
         series |= {f"usable by the denoiser, {label}": tuple(zip(*known, strict=True))} if known else {}
-    axis = {STEP: "training step", None: "experiment, as listed in information.md"}.get(by, by)
-    plots.lines(series, output / "information.png", "information about x in z", axis, "nats",
-                logx=bool(by) and min(places) > 0, bands=bands)
+    some = tau is not None and not all(record["over_tau"] for record in records)
+    title = "information about x in z" + "\n(noise only where the encoder is deterministic)" * some
+    unit = "nats" if tau is None else f"nats, at noise tau {tau:g}"
+    if by:
+        plots.lines(series, path, title, "training step" if by == STEP else by, unit, logx=min(places) > 0, bands=bands)
+    else:
+        plots.rows(series, bands, [record["name"] for record in records], path, title, unit)
+
+
+def draw_over_tau(records: list[dict], output: Path) -> None:
+    """information_tau.png, of the noisy latents."""
     noisy = {}  # intervals
     for record in filter(lambda record: record["over_tau"], records):
         taus = [part["tau"] for part in record["over_tau"]]
@@ -137,9 +187,9 @@ def main(argv: list[str] | None = None) -> int:
         measured = {mode: [record for record in records if record["mode"] == mode] for mode in ("nll", "mutual_info")}
         if measured["nll"]:
             draw_bounds(measured["nll"], args.output)
+        draw_training(records, args.output)
         if measured["mutual_info"]:
             draw_information(measured["mutual_info"], args.output, args.by)
-        draw_training(records, args.output)
     except CommandError as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2

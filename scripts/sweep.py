@@ -30,7 +30,7 @@ from dataset import registry
 from scripts import summary
 from utils import CommandError, exit_status, file_hash, read_json, write_json
 
-PROG = "scripts.sweep"
+PROG = "python -m scripts.sweep"
 SUITE = Path(__file__).resolve().parents[1]
 MEASURES = ("classification", "disentanglement", "latent_quality", "nll")
 # measure -> the modes and programs that make its result file, in order

@@ -12,6 +12,7 @@ import pytest
 import config as config_module
 import eval_disentanglement
 import gen_fid_stats
+import plots
 import train_classifier
 from commandline import parse
 from dataset import registry
@@ -279,6 +280,7 @@ def test_a_sweep_is_every_combination_of_values_and_seeds():
 def test_a_wrong_sweep_is_one_line_before_anything_runs(words, culprit, in_tmp, capsys):
     assert sweep.main(words.split()) == 2
     err = capsys.readouterr().err
+    assert err.startswith("python -m scripts.sweep: ")
     assert culprit in err and err.count("\n") == 1
     assert not list(in_tmp.iterdir())
 
@@ -356,6 +358,57 @@ def test_a_folder_without_results_is_named(in_tmp, capsys):
     write_json(in_tmp / "broken" / "fid.json", {"a": {"fid": 1.0}})
     assert summary.main(["broken"]) == 2
     assert "broken/fid.json" in capsys.readouterr().err
+
+
+def write_information(name, taus=(), **more):
+    """results/NAME/mutual_info.json with an interval of tau .. tau + 1 nats at every tau, 0 .. 1 without noise."""
+    def part(tau):
+        bracket = {"interval": [tau or 0, (tau or 0) + 1], "lower": 0, "lower_se": 0, "upper": 1, "upper_se": 0,
+                   "upper_by": "rate", "log_n": 5, "saturated": False, "rows": 9}
+        return {"tau": tau, "bracket_nats": bracket}
+
+    config = config_module.to_dict(config_module.Config(tag=name))
+    write_json(Path("results", name, "mutual_info.json"), {
+        "mode": "mutual_info", "config": config, "step": 1, "checks": [], **part(taus[0] if taus else None),
+        "over_tau": [part(tau) for tau in taus] or None, **more})
+
+
+def test_experiments_are_compared_at_a_tau_that_all_have(in_tmp, monkeypatch):
+    """Fault: an interval at tau 2 beside one at tau 1, joined by a band."""
+    write_information("a", (1.0, 2.0, 4.0))
+    write_information("b", (2.0, 4.0))
+    write_information("c")
+    write_information("codes-d", (2.0,), codes="d.npz")
+    drawn = []
+    monkeypatch.setattr(plots, "rows", lambda *words: drawn.extend(words))
+    assert plot_results.main(["results"]) == 0
+    _, intervals, names, _, title, unit = drawn
+    assert intervals == {"I(x; z), interval from codes": ((0, 1, 2, 3), (2.0, 2.0, 0, 2.0), (3.0, 3.0, 1, 3.0))}
+    assert [name[-2:] for name in names] == ["_a", "_b", "_c", "-d"] and names[3] == "codes-d"
+    assert "only where" in title and unit == "nats, at noise tau 2"
+
+
+@pytest.mark.parametrize("words, said", [
+    ([], "one --tau that all were measured at"), (["--by", "a_dim"], "one --tau that all were measured at"),
+    (["--by", "dataset"], "is no number"),
+])
+def test_what_has_no_place_in_a_figure_is_refused_by_one_line(in_tmp, capsys, words, said):
+    for name, tau in (("a", 1.0), ("b", 2.0)):
+        write_information(name, (tau,))
+    assert plot_results.main(["results", *words]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_without_results_is_left_out_of_figures(in_tmp, capsys):
+    """And files of codes have no log to miss, nor flags to draw them over."""
+    write_information("codes-a", (1.0,), codes="a.npz")
+    Path("results", "empty").mkdir()
+    assert plot_results.main(["results/empty", "results/codes-a"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("results/empty ") and line.endswith("left out")
+    assert plot_results.main(["results/codes-a", "--by", "a_dim"]) == 0
+    assert "tell no flags" in capsys.readouterr().err
+    assert plot_results.main(["results/empty"]) == plot_results.main(["results/codes-a", "nowhere"]) == 2
 
 
 @pytest.mark.slow
