@@ -2,51 +2,107 @@
 
 A column an experiment, a row a measure. Folders whose names differ in a last `seedN` alone (--tag seedN) are runs of
 one experiment: their cell is the mean over runs with half its 95 % interval. A single run's cell has its own standard
-error where the measure has one. Prints the table; writes results/summary.md and results/summary.json (--output).
+error where the measure has one. Notes below the table name files that are of other checkpoints than those beside them,
+or were measured with other settings than another run's. Prints the table; writes results/summary.md and
+results/summary.json (--output).
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 from commandline import Parser
+from config import names_of
 from metrics.disentanglement import interval
 from metrics.measured import READERS, Value, hashes_in
 from utils import CommandError, atomic, exit_status, read_json, write_json
 
 PROG = "python -m scripts.summary"
 SMALLER = ("FID", "KID", "nll", "excess")  # measures of which less is better; squared errors besides
+# Of a call: what does not bear on the numbers, is another in every run, or has its own place in a measure's name
+NO_SETTINGS = {*names_of("model"), *names_of("training"), "mode", "name", "folder", "from_", "codes", "output", "best",
+               "device", "num_workers", "compile", "data_dir", "model_folder", "img_folder", "log_folder",
+               "result_folder", "stats_folder", "format", "jobs", "dry_run", "nearest", "classifier",
+               "inception_weights", "vanilla_from", "ensemble", "tau", "inputs"}
+USED = {"num_images": "num_images", "images": "num_images", "count": "count", "steps": "sample_steps", "split": "split",
+        "sampler": "sampler", "spacing": "spacing"}  # key of a result file -> the flag that it tells the value of
 
 
 class Run(NamedTuple):
-    """What the result files of one folder say: values by measure, and of which checkpoints they are."""
+    """What the result files of one folder say: values by measure, and by file its checkpoints and its settings."""
 
     values: dict[str, Value]
-    hashes: set[str]
+    hashes: dict[str, set[str]]
+    settings: dict[str, dict]
+
+    @property
+    def checkpoints(self) -> set[str]:
+        return set().union(*self.hashes.values())
+
+
+def settings_of(record: dict) -> dict:
+    """The flags that a result was measured with."""
+    call = record.get("call")
+    found = {key: value for key, value in call.items() if key not in NO_SETTINGS} if isinstance(call, dict) else {}
+    return found | {flag: record[key] for key, flag in USED.items() if key in record}
+
+
+def all_settings(name: str, record: dict, folder: Path) -> Iterator[tuple[str, dict]]:
+    """(file, its settings); of fid.json one for each folder of images, with those that it was drawn with."""
+    if name != "fid.json":
+        yield name, settings_of(record)
+        return
+    for entry in record.values():
+        images = Path(entry["source"]).name
+        drawn = folder / f"{images}.json"
+        drawn = settings_of(read_json(drawn)) if drawn.exists() else {}
+        yield f"{name} ({images}, {entry.get('extractor', '')})", drawn | settings_of(entry)
 
 
 def read_run(folder: Path) -> Run:
-    """Raises CommandError where a folder holds no results. Says where they are not all of one checkpoint."""
+    """Raises CommandError where a folder holds no results."""
     if not folder.is_dir():
         raise CommandError(f"{folder} is not a folder of results")
-    run = Run({}, set())
+    run = Run({}, {}, {})
     for name, values in READERS.items():
         if (folder / name).exists():
             try:
                 record = read_json(folder / name)
                 run.values.update({value.measure: value for value in values(record)})
-                run.hashes.update(hashes_in(record))
+                run.hashes[name] = hashes_in(record)
+                run.settings.update(all_settings(name, record, folder))
             except (KeyError, IndexError, TypeError, AttributeError):
                 raise CommandError(f"{folder / name} is not of this program's making: make it again") from None
     if not run.values:
         raise CommandError(f"{folder} holds no results: {', '.join(READERS)}")
-    if len(run.hashes) > 1:
-        print(f"{folder}: its results are of {len(run.hashes)} checkpoints", file=sys.stderr)
     return run
+
+
+def notes_of(runs: dict[Path, Run]) -> list[str]:
+    """Lines on results of several checkpoints in one folder, and on files that the runs measured with other settings.
+    """
+    lines = []
+    for folder, run in runs.items():
+        if len(run.checkpoints) > 1:
+            whose = (f"{checkpoint[:8]} ({', '.join(name for name, own in run.hashes.items() if checkpoint in own)})"
+                     for checkpoint in sorted(run.checkpoints))
+            lines.append(f"{folder}: its results are of {len(run.checkpoints)} checkpoints: {', '.join(whose)}")
+    for name in dict.fromkeys(name for run in runs.values() for name in run.settings):
+        found = [run.settings[name] for run in runs.values() if name in run.settings]
+        apart = []
+        for flag in dict.fromkeys(flag for one in found for flag in one):
+            values = dict.fromkeys(str(one[flag]) for one in found if flag in one)
+            apart += [f"{flag} {' and '.join(values)}"] if len(values) > 1 else []
+        if apart:
+            folders = ", ".join(map(str, runs))
+            lines.append(f"{folders}: {name} was measured with different settings: {'; '.join(apart)}")
+    return lines
 
 
 def experiment_of(folder: Path) -> str:
@@ -57,7 +113,8 @@ def experiment_of(folder: Path) -> str:
 
 
 def summarise(folders: list[Path]) -> dict[str, dict]:
-    """{experiment: {"runs": [...], "measures": {measure: {"values", "mean", "sd", "ci95" over runs, "se" of one run}}}}
+    """{experiment: {"runs": [...], "notes": [...],
+                     "measures": {measure: {"values", "mean", "sd", "ci95" over runs, "se" of one run}}}}
 
     ci95 is half the width of Student's 95 % interval of the mean.
     """
@@ -66,9 +123,9 @@ def summarise(folders: list[Path]) -> dict[str, dict]:
         groups.setdefault(experiment_of(folder), {})[folder] = read_run(folder)
     for runs in groups.values():
         for one, other in combinations(runs, 2):
-            if runs[one].hashes & runs[other].hashes and runs[one].values.keys() & runs[other].values.keys():
+            if runs[one].checkpoints & runs[other].checkpoints and runs[one].values.keys() & runs[other].values.keys():
                 raise CommandError(f"{one} and {other} measure the same checkpoint: give one of them")
-    return {name: {"runs": [str(folder) for folder in runs],
+    return {name: {"runs": [str(folder) for folder in runs], "notes": notes_of(runs),
                    "measures": over_runs([run.values for run in runs.values()])} for name, runs in groups.items()}
 
 
@@ -82,11 +139,26 @@ def over_runs(runs: list[dict[str, Value]]) -> dict[str, dict]:
     return measures
 
 
+def to_its_error(value: float, error: float) -> tuple[str, str]:
+    """A value to the second digit of its error, but to no more than six of its own, and the error: ('94.5', '1.6')."""
+    if not (0 < error < math.inf and math.isfinite(value)):
+        return f"{value:.4g}", f"{error:.2g}"
+    place = math.floor(math.log10(float(f"{error:.1e}"))) - 1  # of the error's second digit
+    size = max(abs(value), error)
+    place = max(place, math.floor(math.log10(size)) - 5)
+    value = round(value, -place) + 0.0  # no -0
+    if not 1e-3 <= size < 1e6:
+        digits = math.floor(math.log10(abs(value))) - place if value else 0
+        return f"{value:.{digits}e}" if value else "0", f"{error:.2g}"
+    digits = max(0, -place)
+    return f"{value:.{digits}f}", f"{round(error, -place):.{digits}f}" if error >= 10.0**place else f"{error:.1g}"
+
+
 def cell(measured: dict | None) -> str:
     if measured is None:
         return ""
     spread = measured["ci95"] if measured["ci95"] is not None else measured["se"]
-    text = f"{measured['mean']:.4g}" + ("" if spread is None else f" ± {spread:.2g}")
+    text = f"{measured['mean']:.4g}" if spread is None else " ± ".join(to_its_error(measured["mean"], spread))
     return text + (f" (n = {len(measured['values'])})" if measured["sd"] is not None else "")
 
 
@@ -115,12 +187,15 @@ def table(summary: dict[str, dict]) -> str:
     for measure in dict.fromkeys(name for group in summary.values() for name in group["measures"]):
         cells = (cell(group["measures"].get(measure)) for group in summary.values())
         lines.append(f"| {measure} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "± over n runs: half the 95 % interval of the mean; of one run: standard error."])
+    lines += ["", "± over n runs: half the 95 % interval of the mean; of one run: standard error."]
+    return "\n".join([*lines, *(f"\nNote: {note}." for group in summary.values() for note in group["notes"])])
 
 
 def write(folders: list[Path], output: Path, key: str | None = None) -> str:
     """Write the summary of result folders to `output`.md and .json; the table, to print, or what is `best` by a key."""
     summary = summarise(folders)
+    for note in (note for group in summary.values() for note in group["notes"]):
+        print(note, file=sys.stderr)
     text = table(summary)
     with atomic(output.with_name(output.name + ".md")) as temporary:
         temporary.write_text(text + "\n")

@@ -232,7 +232,45 @@ def test_seeds_are_averaged_with_their_deviation(in_tmp, capsys):
     assert (found["mean"], found["values"]) == (3.0, [1.0, 2.0, 6.0])
     assert found["sd"] == pytest.approx(7**0.5)  # (4 + 1 + 9) / 2
     assert found["ci95"] == pytest.approx(4.30265 * (7 / 3) ** 0.5, rel=1e-4)  # Student's t, two degrees of freedom
-    assert "3 ± 6.6 (n = 3)" in capsys.readouterr().out
+    assert "3.0 ± 6.6 (n = 3)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value, error, shown", [
+    (94.51, 16.3, "95 ± 16"), (109.6, 213.0, "110 ± 210"), (1.647e-9, 5.8e-9, "1.6e-09 ± 5.8e-09"),
+    (12.345, 0.0999, "12.35 ± 0.10"), (-0.00001, 0.5, "0.00 ± 0.50"), (123456789.0, 1234567.0, "1.235e+08 ± 1.2e+06"),
+    (0.5, 1e-17, "0.500000 ± 1e-17"), (1e-12, 5e-9, "0 ± 5e-09"), (0.5, 0.0, "0.5 ± 0"), (7, 0.25, "7.00 ± 0.25"),
+])
+def test_a_value_has_the_digits_that_its_error_bears(value, error, shown):
+    assert " ± ".join(summary.to_its_error(value, error)) == shown
+
+
+def test_runs_measured_with_other_settings_are_averaged_with_a_note(in_tmp, capsys):
+    """Fault: a mean over --num_images 20 and 500 said nothing of it."""
+    quality = {f"{part}{se}": 1.0 for part in ("mse", "psnr", "ssim") for se in ("", "_se")}
+    for seed, (steps, count) in enumerate(((20, 500), (5, 500), (20, 500))):
+        folder = Path("results", f"a_seed{seed}")
+        write_fid(folder, 1.0)
+        write_json(folder / "eval-fid-fast.json", {"steps": steps, "call": {"sample_steps": None, "r_seed": seed}})
+        write_json(folder / "latent_quality.json", {
+            "inferred": quality, "random": quality, "images": count, "call": {"num_images": None, "eta": 0.0}})
+    folders = [f"results/a_seed{seed}" for seed in range(3)]
+    assert summary.main([folders[0], folders[2]]) == 0
+    assert "Note" not in capsys.readouterr().out
+    assert summary.main(folders) == 0
+    printed, note = capsys.readouterr(), "fid.json (eval-fid-fast, ) was measured with different settings: sample_steps"
+    assert printed.err.count("\n") == 1 and f"{note} 20 and 5\n" in printed.err
+    assert f"{note} 20 and 5." in printed.out.splitlines()[-1] and note in Path("results/summary.md").read_text()
+
+
+def test_results_of_several_checkpoints_are_named(in_tmp, capsys):
+    for name, checkpoint in (("nll", "a" * 16), ("classification", "b" * 16)):
+        content = {"nll": {"entries": []}, "classification": {"inputs": {"z": {
+            "measure": "accuracy", "classifier": "logistic", "mean": 0.5}}}}[name]
+        write_json(Path("results", "a", f"{name}.json"), {**content, "checkpoint_hash": checkpoint})
+    assert summary.main(["results/a"]) == 0
+    note = "results/a: its results are of 2 checkpoints: aaaaaaaa (nll.json), bbbbbbbb (classification.json)"
+    printed = capsys.readouterr()
+    assert printed.err == f"{note}\n" and printed.out.endswith(f"Note: {note}.\n")
 
 
 def test_a_score_that_is_undefined_for_a_class_is_left_out(in_tmp):
