@@ -23,6 +23,7 @@ from scripts import report_page as page
 from scripts import report_sources as sources
 from scripts.report_page import escape, measured, number
 from scripts.report_sources import Experiment
+from scripts.summary import to_its_error
 from utils import atomic, exit_status, versions, writable_file
 
 PROG = "python -m scripts.report"
@@ -45,22 +46,24 @@ def about(one: Experiment) -> str:
 
 
 def headline(one: Experiment) -> list[tuple[str, str]]:
-    """The few numbers that a reader looks for first: (name, markup)."""
+    """The few numbers that a reader looks for first, of this very checkpoint: (name, markup)."""
     found = []
     for name in ("latent_quality.json", "nll.json", "classification.json", "disentanglement.json", "fid.json"):
-        own = sources.measures(name, one.record(name) or {})
+        own = sources.measures(name, one.own_record(name))
         wanted = {"latent_quality.json": "psnr", "nll.json": "nll", "classification.json": " from z",
                   "disentanglement.json": "disentanglement", "fid.json": "FID"}[name]
         there = [value for value in own if wanted in value.measure and value.value is not None]
         found += [(value.measure, measured(value.value, value.se))
                   for value in there[: 2 if name == "latent_quality.json" else 1]]
-    information = one.record("mutual_info.json") or {}
+    information = one.own_record("mutual_info.json")
     ends = (information.get("bracket_nats") or {}).get("interval")
     if ends:
         found.append((f"I(x; z) in nats, from .. to{noise_of(information)}", f"{ends[0]:.2f} .. {ends[1]:.2f}"))
-    if one.log and "denoise" in one.log[-1].get("val", {}):
-        found.append(("held-out noise error", measured(one.log[-1]["val"]["denoise"],
-                                                       one.log[-1].get("val_se", {}).get("denoise"))))
+    until = [line for line in one.log if line["step"] <= one.step]
+    if until and "denoise" in until[-1].get("val", {}):
+        unit = str(until[-1]["unit"])
+        name = {"nats": "held-out denoising loss, nats"}.get(unit, f"held-out noise error, {unit}")
+        found.append((name, measured(until[-1]["val"]["denoise"], until[-1].get("val_se", {}).get("denoise"))))
     return found
 
 
@@ -132,8 +135,8 @@ def curves(experiments: list[Experiment]) -> str:
     of = [f"{one.label}: " if len(experiments) > 1 else "" for one in experiments]
     key = [(name + part, i, dash) for i, name in enumerate(of)
            for part, dash in (("training", ""), ("validation ± 2 SE", "5 4"))]
-    unit = experiments[0].log[0].get("unit", "") if experiments[0].log else ""
-    drawn = "".join(page.chart(name, own, "epoch", str(unit) if name.endswith("denoise") else "")
+    unit = " or ".join(dict.fromkeys(str(line["unit"]) for one in experiments for line in one.log[:1]))
+    drawn = "".join(page.chart(name, own, "epoch", unit if name.endswith("denoise") else "")
                     for name, own in charts.items())
     return (page.line_key(key) if drawn else "") + f'<div class="charts">{drawn}</div>' + "".join(missing)
 
@@ -172,9 +175,15 @@ def samples(one: Experiment) -> str:
     if drawn.ndim == 4:
         shown = page.strip(drawn, 12, f"samples of {one.label}")
         return f"<figure>{shown}<figcaption>{escape(how)}</figcaption></figure>"
-    clouds = {"samples": drawn, "held-out points": one.pictures.get("data")}
-    shown = "".join(f"<div>{page.cloud(points[:, :2], 320, name, focus=False)}<p class='soft'>{name}</p></div>"
-                    for name, points in clouds.items() if isinstance(points, np.ndarray))
+    clouds = {"samples": drawn[:, :2]}
+    if "data" in one.pictures:
+        clouds["held-out points"] = one.pictures["data"][:, :2]
+    box = page.box_of(list(clouds.values())[-1])
+    shown = ""
+    for name, points in clouds.items():
+        beyond = 1 - page.within(points, box).mean()
+        words = name + (f", {beyond:.1%} of them beyond the edges" if beyond else "")
+        shown += f"<div>{page.field(points, box, label=words)}<p class='soft'>{words}</p></div>"
     return f'<div class="charts">{shown}</div><p class="soft">{escape(how)}, first two coordinates</p>'
 
 
@@ -224,7 +233,7 @@ def traversal(one: Experiment, number_: int, data: dict) -> str:
         return ""
     if isinstance(found, str):
         return page.note(f"The traversal could not be drawn: {found}")
-    information = one.record("mutual_info.json") or {}
+    information = one.own_record("mutual_info.json")
     nats = per_dimension(one)
     lost = information.get("reliance_nats") or []
     count, kinds, values, height, width, channels = found.frames.shape
@@ -237,7 +246,7 @@ def traversal(one: Experiment, number_: int, data: dict) -> str:
     for row, d in enumerate(found.dimensions.tolist()):
         facts = [f"{nats[d][0]:.2f} .. {nats[d][1]:.2f} nats"] if nats else []
         if d < len(lost):
-            facts.append(f"denoiser loses {lost[d]['mean']:.2g} ± {lost[d]['se']:.1g}")
+            facts.append(f"denoiser loses {' ± '.join(to_its_error(lost[d]['mean'], lost[d]['se']))}")
         facts.append(f"moves pixels by {' / '.join(f'{change:.0%}' for change in found.change[row])}")
         own = middles[d] if middles else share[row]
         cards.append((own, page.card(row, f"z{d}", int(found.start[row]), values - 1,
@@ -268,9 +277,9 @@ def shown_cards(cards: list[str]) -> str:
 
 
 def per_dimension(one: Experiment) -> list[tuple[float, float]] | None:
-    """The interval of I(x; z_d) of every dimension; None if not measured."""
+    """The interval of I(x; z_d) of every dimension; None if not measured on this checkpoint."""
     try:
-        found = [tuple(part["interval"]) for part in (one.record("mutual_info.json") or {})["per_dimension_nats"]]
+        found = [tuple(part["interval"]) for part in one.own_record("mutual_info.json")["per_dimension_nats"]]
     except (KeyError, TypeError):
         return None
     return found if len(found) == one.config.a_dim else None
@@ -446,6 +455,9 @@ def draw(one: Experiment, args) -> None:
     nats = per_dimension(one)
     order = None if nats is None else np.array([low + high for low, high in nats])
     one.pictures = report_pictures.of(trained, one.has_latent_diffusion, order)
+    for name, found in one.pictures.items():
+        if isinstance(found, str):
+            print(f"{one.label}: {name} could not be drawn: {found}", file=sys.stderr)
 
 
 def _flags(parser: Parser) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 import plots
+from scripts.summary import to_its_error
 
 SHELL = Path(__file__).with_name("report_page.html")
 COLOURS = 6  # of experiments: --c0 ... in the style
@@ -83,12 +84,11 @@ def rounded(value: float, digits: int) -> str:
 
 
 def measured(value, error: float | None = None) -> str:
-    """Markup of a value with its error."""
-    if error is None or math.isnan(error):
+    """Markup of a value with its error, to the error's second digit."""
+    if error is None or math.isnan(error) or not isinstance(value, int | float):
         return escape(number(value))
-    if isinstance(value, float) and 1e-6 < error < 1e6:  # no digits below the error's two
-        value = round(value, 1 - math.floor(math.log10(error)))
-    return f'<span class="number">{escape(number(value))} <span class="pm">± {rounded(error, 2)}</span></span>'
+    shown, spread = (text.replace("-", "−") for text in to_its_error(value, error))
+    return f'<span class="number">{shown} <span class="pm">± {spread}</span></span>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -170,7 +170,9 @@ def chart(title: str, series: Sequence[Series], xlabel: str, ylabel: str = "") -
         return ""
     y = np.concatenate([one.y for one in series])
     log = bool(y.min() > 0 and y.max() > 10 * y.min())
-    across = scale(min(min(s.x) for s in series), max(max(s.x) for s in series), False, LEFT, WIDTH - RIGHT, margin=0)
+    ends = min(min(s.x) for s in series), max(max(s.x) for s in series)
+    whole = all(isinstance(x, int) for s in series for x in s.x)
+    across = scale(*ends, False, LEFT, WIDTH - RIGHT, margin=0, whole=whole)
     up = scale(y.min(), y.max(), log, HEIGHT - BOTTOM, TOP + 4)
     parts = [f'<text class="title" x="0" y="13">{escape(title)}</text>',
              f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{escape(xlabel)}</text>']
@@ -212,10 +214,11 @@ def curve(one: Series, across, up) -> str:
 
 
 class scale:
-    """Values to places along one axis, with ticks at round values."""
+    """Values to places along one axis, with ticks at round values, or at whole ones, as of epochs."""
 
-    def __init__(self, low: float, high: float, log: bool, start: float, end: float, margin: float = 0.04):
-        self.log, self.start, self.end = log, start, end
+    def __init__(self, low: float, high: float, log: bool, start: float, end: float, margin: float = 0.04,
+                 whole: bool = False):
+        self.log, self.start, self.end, self.whole = log, start, end, whole
         low, high = self._bend(low), self._bend(high)
         spread = (high - low) or max(abs(high), 1.0) * 0.1
         self.low, self.high = (low - margin * spread, high + margin * spread) if high > low else (
@@ -239,7 +242,7 @@ class scale:
             return found[:: math.ceil(len(found) / 6)]
         raw = (self.high - self.low) / 5
         size = 10.0 ** math.floor(math.log10(raw))
-        step = next(size * m for m in (1, 2, 5, 10) if size * m >= raw * 0.999)
+        step = max(next(size * m for m in (1, 2, 5, 10) if size * m >= raw * 0.999), float(self.whole))
         first = math.ceil(self.low / step - 1e-9)
         return [k * step for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
@@ -260,7 +263,37 @@ def line_key(entries: Iterable[tuple[str, int, str]]) -> str:
 # What moves
 
 
-def cloud(points: np.ndarray, side_: int = 400, label: str = "", focus: bool = True) -> str:
+def field(points: np.ndarray, box: tuple[np.ndarray, float], side_: int = 320, label: str = "") -> str:
+    """Points [N, 2] within a square of the plane, (its lower left corner [2], its side), with the ends of its axes."""
+    (corner, length), left, low = box, 56, 24
+    size = side_ - left - 6
+    places = (points[within(points, box)] - corner) / length * size
+    circles = "".join(f'<circle cx="{left + x:.1f}" cy="{side_ - low - y:.1f}" r="2" fill="var(--c0)" '
+                      f'fill-opacity="0.7"/>' for x, y in places)
+    ends = [rounded(value, 3) for start in corner for value in (start, start + length)]
+    where = [(left, side_ - 8, "start"), (left + size, side_ - 8, "end"), (left - 6, side_ - low, "end"),
+             (left - 6, side_ - low - size + 10, "end")]
+    words = "".join(f'<text x="{x}" y="{y}" font-size="11" text-anchor="{anchor}">{end}</text>'
+                    for (x, y, anchor), end in zip(where, ends, strict=True))
+    return (f'<svg class="plane" viewBox="0 0 {side_} {side_}" role="img" aria-label="{escape(label)}">'
+            f'<rect x="{left}" y="{side_ - low - size}" width="{size}" height="{size}" fill="none" '
+            f'stroke="var(--line)"/>{circles}{words}</svg>')
+
+
+def box_of(points: np.ndarray, margin: float = 0.1) -> tuple[np.ndarray, float]:
+    """The square about points [N, 2] with a margin: its lower left corner [2], and its side."""
+    low, high = points.min(0), points.max(0)
+    length = (1 + 2 * margin) * (float(max(high - low)) or 1.0)
+    return (low + high - length) / 2, length
+
+
+def within(points: np.ndarray, box: tuple[np.ndarray, float]) -> np.ndarray:
+    """Which of points [N, 2] lie in a square: [N]."""
+    corner, length = box
+    return ((points >= corner) & (points <= corner + length)).all(1)
+
+
+def cloud(points: np.ndarray, side_: int = 400, label: str = "") -> str:
     """Points [N, 2] as circles of a square SVG, in their order."""
     low, high = points.min(0), points.max(0)
     spread = float(max(high - low)) or 1.0
@@ -268,8 +301,7 @@ def cloud(points: np.ndarray, side_: int = 400, label: str = "", focus: bool = T
     places = 14 + (points - low + shift) / spread * (side_ - 28)
     circles = "".join(f'<circle cx="{x:.1f}" cy="{side_ - y:.1f}" r="4" fill="var(--c0)" fill-opacity="0.8"/>'
                       for x, y in places)
-    tab = ' tabindex="0"' if focus else ""
-    return (f'<svg class="plane" viewBox="0 0 {side_} {side_}" role="img"{tab} aria-label="{escape(label)}">'
+    return (f'<svg class="plane" viewBox="0 0 {side_} {side_}" role="img" tabindex="0" aria-label="{escape(label)}">'
             f"{circles}</svg>")
 
 

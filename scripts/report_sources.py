@@ -17,7 +17,7 @@ import plots
 from config import FIELDS, MODELS, MODES, PROGRAM, Config, reads
 from experiment import checkpoints, find_checkpoint, open_record
 from experiment.exported import WEIGHTS
-from metrics.measured import READERS, Value, other_split
+from metrics.measured import READERS, Value, of_another, other_split
 from utils import CommandError, did_you_mean, file_hash, read_json
 
 # What makes each result file: a mode of run.py, or a program of its own.
@@ -71,6 +71,12 @@ class Experiment:
         found = self.results.get(name)
         return found if isinstance(found, dict) else None
 
+    def own_record(self, name: str) -> dict:
+        """The record without what was measured on another checkpoint."""
+        record = self.record(name) or {}
+        others = of_another(name, record, self.hash)
+        return {} if "" in others else {key: value for key, value in record.items() if key not in others}
+
     def command(self, maker: str, more: list[str] | None = None) -> str:
         """The command line that makes something of this experiment: a mode, or a program's name."""
         words = ["python", maker] if maker.endswith(".py") else ["python", "run.py", "--mode", maker]
@@ -122,7 +128,8 @@ def named_apart(found: list[Experiment]) -> list[Experiment]:
 def read_log(path: Path) -> list[dict]:
     """The lines of a metrics.jsonl, [] where there is none."""
     lines = plots.read_log(path) if path.is_file() else []
-    return [line for line in lines if isinstance(line["train"], dict) and isinstance(line["epoch"], int)]
+    return [line for line in lines if isinstance(line["train"], dict) and isinstance(line["epoch"], int)
+            and isinstance(line["step"], int)]
 
 
 def read_results(folder: Path) -> dict[str, dict | str]:

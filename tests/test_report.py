@@ -114,7 +114,7 @@ def test_numbers_of_another_checkpoint_are_told_apart(in_tmp):
     path = Path("results", name, "other.json")
     write_json(path, {"checkpoint_hash": read(name).hash, "mse": 0.5, "mse_se": 0.25})
     text = page_of(name)
-    assert "another checkpoint" not in text and '0.5 <span class="pm">± 0.25</span>' in text
+    assert "another checkpoint" not in text and '0.50 <span class="pm">± 0.25</span>' in text
     write_json(path, {"checkpoint_hash": "0" * 16, "mse": 0.5, "mse_se": 0.25})
     assert "another checkpoint" in page_of(name)
 
@@ -158,9 +158,43 @@ def test_charts_leave_out_what_is_no_number_and_mark_round_values():
     assert report_page.chart("empty", [report_page.Series("a", [1], [None])], "epoch") == ""
     assert report_page.scale(0.1, 0.73, False, 0, 100).ticks == pytest.approx([0.2, 0.4, 0.6])
     assert report_page.scale(1, 1000, True, 0, 100).ticks == pytest.approx([1, 10, 100, 1000])
+    for ends in ((1, 1), (1, 3)):  # epochs
+        assert report_page.scale(*ends, False, 0, 100, 0, whole=True).ticks == list(range(ends[0], ends[1] + 1))
 
 
-def test_without_its_data_a_page_says_so(in_tmp, monkeypatch):
+def test_the_headline_is_of_this_checkpoint_alone(in_tmp):
+    """Fault: numbers of another checkpoint stood in the headline, and a loss in nats was called a noise error."""
+    name = made(classification={"inputs": {"z": {"measure": "accuracy", "classifier": "logistic", "mean": 0.75}}},
+                mutual_info={**FAILED, "bracket_nats": {"interval": [1.0, 2.0]}})
+    one = read(name)
+    names = ["accuracy of classes from z, logistic", "I(x; z) in nats, from .. to",
+             "held-out noise error, mean squared error"]
+    assert [name for name, _ in report.headline(one)] == names
+    one.log[-1] |= {"unit": "nats"}
+    for file in ("classification.json", "mutual_info.json"):
+        one.results[file]["checkpoint_hash"] = "0" * 16
+    assert [name for name, _ in report.headline(one)] == ["held-out denoising loss, nats"]
+    assert report.per_dimension(one) is None
+    one.log[-1] |= {"step": one.step + 1, "val": {"denoise": 7.0}}  # trained on since
+    assert report.headline(one) == [(names[-1], report_page.measured(0.5, 0.02))]
+
+
+def test_samples_and_held_out_points_are_drawn_on_one_scale(in_tmp):
+    """Fault: each had a scale of its own, so that samples far beyond the data looked like the data."""
+    one = read(made())
+    points = np.array([[0.0, 0.0], [2.0, 1.0], [1.0, 1.0], [0.5, 0.5]])
+    drawn = np.concatenate([points[:3], [[-90.0, 140.0]]])
+    one.pictures = {"samples": (drawn, {"seed": 0, "sampler": "dpmpp", "steps": 4}), "data": points}
+    text = report.samples(one)
+    panels = re.findall(r"<svg.*?</svg>", text)
+    samples, held_out = (re.findall(r'cx="(.*?)" cy="(.*?)"', panel) for panel in panels)
+    assert samples == held_out[:3] and len(held_out) == 4
+    for panel in panels:
+        assert re.findall(r"<text.*?>(.*?)</text>", panel) == ["−0.2", "2.2", "−0.7", "1.7"]
+    assert "samples, 25.0% of them beyond the edges" in text and text.count("beyond") == 2  # and for a screen reader
+
+
+def test_without_its_data_a_page_says_so(in_tmp, monkeypatch, capsys):
     def absent(*_):
         raise CommandError("no data in ./data <here>")
 
@@ -170,6 +204,8 @@ def test_without_its_data_a_page_says_so(in_tmp, monkeypatch):
     text = Path("report.html").read_text()
     for part in ("Samples", "Reconstructions", "Interpolations", "The traversal", "The codes"):
         assert f"{part} could not be drawn: no data in ./data &lt;here&gt;" in text
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 5 and all(line.endswith("could not be drawn: no data in ./data <here>") for line in said)
 
 
 @pytest.mark.parametrize("words, said", [
