@@ -224,7 +224,7 @@ def lines(series: dict[str, tuple], path: str | Path, title: str, xlabel: str, y
         panel.set_xticks(places, [f"{value:g}" for value in places])
         panel.minorticks_off()
     count = len(series) + len(bands or {})
-    if count > 4:
+    if count > 3:
         figure.set_figheight(4 + 0.19 * count)
         figure.legend(loc="outside lower left", frameon=False, fontsize=8)
     elif count > 1:
