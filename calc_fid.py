@@ -17,7 +17,16 @@ from pathlib import Path
 from config import integer
 from gen_fid_stats import Parser, build_extractor, parse, sharing, statistics_path
 from metrics.measured import setting_of
-from utils import CommandError, exit_status, locked, read_json, versions, writable_file, write_json
+from utils import (
+    CommandError,
+    exit_status,
+    locked,
+    read_json,
+    to_its_error,
+    versions,
+    writable_file,
+    write_json,
+)
 
 
 def result_path(folder: Path) -> Path:
@@ -86,7 +95,10 @@ def report(record: dict, path: Path) -> str:
 
     def shown_score(name: str, label: str) -> str:
         value, se = record.get(name), record.get(f"{name}_se")
-        return f"no {label}" if value is None else f"{label} {value:.6g}{'' if se is None else f' (se {se:.2g})'}"
+        if value is None or se is None:
+            return f"no {label}" if value is None else f"{label} {value:.6g}"
+        value, se = to_its_error(value, se)
+        return f"{label} {value} (se {se})"
 
     known = "an unknown number" if record["reference_count"] is None else record["reference_count"]
     scores = [shown_score("fid", "FID"), shown_score("kid", "KID")]

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import platform
@@ -99,6 +100,21 @@ def did_you_mean(word: str, known) -> str:
     begun = [one for one in known if len(word) > 3 and one.startswith(word)]
     near = begun or difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def to_its_error(value: float, error: float) -> tuple[str, str]:
+    """A value to the second digit of its error, but to no more than six of its own, and the error: ('94.5', '1.6')."""
+    if not (0 < error < math.inf and math.isfinite(value)):
+        return f"{value:.4g}", f"{error:.2g}"
+    place = math.floor(math.log10(float(f"{error:.1e}"))) - 1  # of the error's second digit
+    size = max(abs(value), error)
+    place = max(place, math.floor(math.log10(size)) - 5)
+    value = round(value, -place) + 0.0  # no -0
+    if not 1e-3 <= size < 1e6:
+        digits = math.floor(math.log10(abs(value))) - place if value else 0
+        return f"{value:.{digits}e}" if value else "0", f"{error:.2g}"
+    digits = max(0, -place)
+    return f"{value:.{digits}f}", f"{round(error, -place):.{digits}f}" if error >= 10.0**place else f"{error:.1g}"
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:

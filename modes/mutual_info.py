@@ -24,6 +24,7 @@ from utils import (
     markdown_table,
     read_json,
     refuse_other_inputs,
+    to_its_error,
     versions,
     write_json,
 )
@@ -176,8 +177,9 @@ def map_table(found: dict[str, dict]) -> str:
     rows = []
     for name, one in found.items():
         shares = one.get("share_on")
-        rows.append([name, f"{one['nats']:.3f} +- {one['se']:.3f}"])
-        rows[-1] += [f"{shares[region]['mean']:.1%} +- {shares[region]['se']:.1%}" if shares else "-"
+        clear = shares and one["nats"] > 2 * one["se"]  # shares of what may be nothing say nothing
+        rows.append([name, " +- ".join(to_its_error(one["nats"], one["se"]))])
+        rows[-1] += [f"{shares[region]['mean']:.1%} +- {shares[region]['se']:.1%}" if clear else "-"
                      for region in regions]
     return markdown_table(["map of", "sum, nats", *(f"on the {region}" for region in regions)], rows)
 
@@ -186,7 +188,8 @@ def _interval_cells(found: dict | None) -> list[str]:
     if found is None:
         return ["-"] * 5
     low, high = found["interval"]
-    notes = [f"{found['rows']} rows only"] * found.get("few", False) + ["saturated"] * found["saturated"]
+    notes = [f"{found['rows']} rows only"] if found.get("few") else []
+    notes += ["saturated"] * found["saturated"]
     note = f" ({', '.join(notes)})" if notes else ""
     return [f"{low:.2f} .. {high:.2f}{note}", f"{found['lower']:.3f} +- {found['lower_se']:.3f}",
             f"{found['upper']:.3f} +- {found['upper_se']:.3f}", found["upper_by"], f"{found['log_n']:.2f}"]

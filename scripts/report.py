@@ -23,8 +23,7 @@ from scripts import report_page as page
 from scripts import report_sources as sources
 from scripts.report_page import escape, measured, number
 from scripts.report_sources import Experiment
-from scripts.summary import to_its_error
-from utils import atomic, exit_status, versions, writable_file
+from utils import atomic, exit_status, to_its_error, versions, writable_file
 
 PROG = "python -m scripts.report"
 SHOWN_CARDS = 12  # dimensions of the traversal that are seen at once

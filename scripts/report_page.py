@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 import plots
-from scripts.summary import to_its_error
+from utils import to_its_error
 
 SHELL = Path(__file__).with_name("report_page.html")
 COLOURS = 6  # of experiments: --c0 ... in the style

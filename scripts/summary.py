@@ -9,7 +9,6 @@ results/summary.json (--output).
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from commandline import Parser
 from config import names_of
 from metrics.disentanglement import interval
 from metrics.measured import READERS, Value, hashes_in
-from utils import CommandError, atomic, exit_status, read_json, write_json
+from utils import CommandError, atomic, exit_status, read_json, to_its_error, write_json
 
 PROG = "python -m scripts.summary"
 SMALLER = ("FID", "KID", "nll", "excess")  # measures of which less is better; squared errors besides
@@ -137,21 +136,6 @@ def over_runs(runs: list[dict[str, Value]]) -> dict[str, dict]:
         measures[measure] = {"values": [value.value for value in values], "mean": over["mean"], "sd": over["sd"],
                              "ci95": over["ci95"], "se": values[0].se if len(values) == 1 else None}
     return measures
-
-
-def to_its_error(value: float, error: float) -> tuple[str, str]:
-    """A value to the second digit of its error, but to no more than six of its own, and the error: ('94.5', '1.6')."""
-    if not (0 < error < math.inf and math.isfinite(value)):
-        return f"{value:.4g}", f"{error:.2g}"
-    place = math.floor(math.log10(float(f"{error:.1e}"))) - 1  # of the error's second digit
-    size = max(abs(value), error)
-    place = max(place, math.floor(math.log10(size)) - 5)
-    value = round(value, -place) + 0.0  # no -0
-    if not 1e-3 <= size < 1e6:
-        digits = math.floor(math.log10(abs(value))) - place if value else 0
-        return f"{value:.{digits}e}" if value else "0", f"{error:.2g}"
-    digits = max(0, -place)
-    return f"{value:.{digits}f}", f"{round(error, -place):.{digits}f}" if error >= 10.0**place else f"{error:.1g}"
 
 
 def cell(measured: dict | None) -> str:

@@ -18,7 +18,7 @@ from commandline import parse
 from dataset import registry
 from run import check_served
 from scripts import compare_samplers, mmd_table, plot_results, summary, sweep
-from utils import read_json, save_checkpoint, write_json
+from utils import read_json, save_checkpoint, to_its_error, write_json
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 EXPERIMENTS = ("run", "eval_fid", "gen_fid", "calc_fid", "save_latent", "latent_quality", "train_classifier",
@@ -241,7 +241,7 @@ def test_seeds_are_averaged_with_their_deviation(in_tmp, capsys):
     (0.5, 1e-17, "0.500000 ± 1e-17"), (1e-12, 5e-9, "0 ± 5e-09"), (0.5, 0.0, "0.5 ± 0"), (7, 0.25, "7.00 ± 0.25"),
 ])
 def test_a_value_has_the_digits_that_its_error_bears(value, error, shown):
-    assert " ± ".join(summary.to_its_error(value, error)) == shown
+    assert " ± ".join(to_its_error(value, error)) == shown
 
 
 def test_runs_measured_with_other_settings_are_averaged_with_a_note(in_tmp, capsys):
