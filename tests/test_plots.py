@@ -9,6 +9,7 @@ import plots
 WORDS = ["$", "$$", "$x_$", r"\$a$", r"a\b$c$", "$\\frac{$", "{}%s", "äöü", ""]
 
 
+@pytest.mark.slow
 def test_text_is_never_parsed_as_mathematics(tmp_path):
     path, count, word = tmp_path / "a.png", len(WORDS), "".join(WORDS)
     curve = {"logsnr": [0, 1], "mean": [1, 2], "se": [0, 0], "gap": [1, 1], "gap_se": [0, 0]}

@@ -279,6 +279,7 @@ def test_the_training_split_has_a_result_file_of_its_own(in_tmp, capsys):
     assert measures["z - pca, accuracy, train split"] == record["differences"]["z - pca"]["se"]
 
 
+@pytest.mark.slow
 def test_image_classifier_is_trained_and_saved_for_fid(in_tmp):
     arguments = ["--dataset", "digits", "--images", "--width", "16", "--epochs", "3", "--device", "cpu"]
     assert train_classifier.main(arguments) == 0
