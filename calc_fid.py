@@ -55,7 +55,7 @@ def entries_of(path: Path) -> dict:
 
 def add_result(path: Path, name: str, record: dict) -> None:
     """Put a result beside those in the file, also beside those of other processes that measure now."""
-    with locked(path.parent, patience=60):
+    with locked(path.parent, patience=60, else_="give --output"):
         write_json(path, {**entries_of(path), name: record})
 
 
@@ -173,8 +173,8 @@ def _run(argv: list[str]) -> None:
         return
     name = entry_name(args, place, record)
     record = {**record, "source": shown(args.folder), **origin, "call": vars(args), "versions": versions()}
-    add_result(path, name, record)
     print(report(record, path))
+    add_result(path, name, record)
     if picture:
         record["nearest"] = draw(picture)
         add_result(path, name, record)

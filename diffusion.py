@@ -102,16 +102,16 @@ class Schedule:
     def grid(self, steps: int, spacing: str = "time") -> Tensor:
         """Log-SNRs for a sampler of that many steps, from noise to data: [steps + 1] float64, the last +inf.
 
-        'time' spaces the discrete steps evenly, 'logsnr' their log-SNRs, 'karras' as `karras_grid`. Steps below log-SNR
-        FIRST, which a cosine schedule has, are left out. With steps = T and 'time' it is the rest of the table,
-        backwards, and then clean data.
+        'time' spaces the discrete steps evenly, 'logsnr' their log-SNRs, 'karras' as `karras_grid`. A schedule that
+        ends below log-SNR FIRST, as cosine ones do, is entered there. With steps = T and 'time' it is the table itself
+        from there on, backwards, and then clean data.
         """
         low, high = self.logsnr_range
         if spacing != "time":
             return SPACINGS[spacing](max(low, FIRST), high, steps)
-        last = int((self.logsnr_table >= FIRST).sum())
-        places = torch.linspace(last, 1, min(steps, last), dtype=torch.float64).round().long()
-        return torch.cat([self.logsnr_table[places - 1], torch.tensor([math.inf], dtype=torch.float64)])
+        places = torch.linspace(self.steps, 1, steps, dtype=torch.float64).round().long()
+        levels = self.logsnr_table[places - 1].clamp(min=FIRST).unique()  # ascending: of those below it one is left
+        return torch.cat([levels, torch.tensor([math.inf], dtype=torch.float64)])
 
 
 def even_grid(low: float, high: float, steps: int) -> Tensor:

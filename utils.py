@@ -197,20 +197,21 @@ def progress_bar(*args, **options) -> tqdm:
 
 
 @contextlib.contextmanager
-def locked(*folders: str | Path, patience: float = 0.0):
+def locked(*folders: str | Path, patience: float = 0.0, else_: str = "add --tag NAME for a run of its own"):
     """Be the only writer of some folders until the block ends, or this process does, however it ends.
 
     patience    seconds to wait for another process that is at work in one of them
+    else_       what there is to do but wait
     Raises CommandError, saying who it is, where it still is.
     """
     with contextlib.ExitStack() as held:
         for folder in sorted({Path(folder).absolute() for folder in folders}):
-            held.enter_context(_lock(folder, time.monotonic() + patience))
+            held.enter_context(_lock(folder, time.monotonic() + patience, else_))
         yield
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, until: float):
+def _lock(folder: Path, until: float, else_: str):
     """A file in the folder under flock: the system lets go of it when the process ends."""
     path = folder / ".lock"
     made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
@@ -226,8 +227,7 @@ def _lock(folder: Path, until: float):
                 if time.monotonic() < until:
                     time.sleep(0.05)
                     continue
-                raise CommandError(f"{folder} is in use by another run ({holder}): wait for it, or add --tag NAME for "
-                                   f"a run of its own") from None
+                raise CommandError(f"{folder} is in use by another run ({holder}): wait for it, or {else_}") from None
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(number), os.stat(path)):
                     break

@@ -135,9 +135,12 @@ class Config:
 
     # How it is trained
     r_seed: int = flag(0, "seed of everything random", kind="training", type=integer(0, 2**31 - 1))
-    epochs: int = flag(20, {"training": "where training ends", "": "which checkpoint"}, anywhere=True,
-                       unset={"training": "20", "": "the newest"}, type=integer(1))
+    epochs: int = flag(20, {"training": "where training ends", "": "which checkpoint",
+                            "train_classifier.py": "which checkpoint; with --images where training ends"},
+                       anywhere=True, type=integer(1), unset={
+                           "training": "20", "train_classifier.py": "the newest; with --images 20", "": "the newest"})
     batch_size: int = flag(64, {"training": "images a step, over all processes",
+                                "train_classifier.py": "images at a time, or a step",
                                 "": "images at a time, over all processes"}, kind="training", type=integer(1))
     learning_rate: float = flag(1e-4, "learning rate", kind="training",
                                 unset={"train_classifier.py": "0.001, of --images", "": "0.0001"},

@@ -65,10 +65,11 @@ def check(config: Config, mode: str | None, by_hand: frozenset[str]) -> None:
          f"--tag '{config.tag}' goes into folder names: up to 60 letters, digits, '-', '_' and '.'"),
         (mode in ("mutual_info", "nll") and config.num_images == 1,
          "--num_images 1: an average and its standard error need two images at least"),
-        (mode not in (None, "save_original_img") and config.dataset == "folder"
-         and _below(config.img_folder, config.data_dir),
-         f"--img_folder {config.img_folder} lies in --data_dir {config.data_dir}: pictures that are drawn would be "
-         "taken for data; give another one, or put the images in a folder of their own"),
+        *((mode not in (None, "save_original_img") and config.dataset == "folder"
+           and _below(getattr(config, name), config.data_dir),
+           f"--{name} {getattr(config, name)} lies in --data_dir {config.data_dir}: pictures that are drawn would be "
+           "taken for data; give another one, or put the images in a folder of their own")
+          for name in ("img_folder", "result_folder")),
         (mode == "disentangle" and len(config.img_id) > 1, "--img_id: --mode disentangle takes one image"),
     )
     _refuse_broken(rules)

@@ -41,7 +41,7 @@ def from_stored(stored: object, path: Path) -> Config:
         stored = {**stored, "compile": "full" if stored["compile"] else "off"}
     if stored.get("dataset") == "folder" and "flip" not in stored:
         stored = {**stored, "flip": True}
-    stored = {name: value for name, value in stored.items() if name in FIELDS or value}  # off: a flag that is gone
+    stored = {name: value for name, value in stored.items() if name in FIELDS or not _is_off(value)}
     for name, value in stored.items():
         if name not in FIELDS:
             raise CommandError(f"{path}: its config has --{str(name)[:40]}, which this version of the suite has not")
@@ -53,6 +53,11 @@ def from_stored(stored: object, path: Path) -> Config:
     except CommandError as error:
         raise CommandError(f"{path}: its config contradicts itself: {error}") from None
     return config
+
+
+def _is_off(value) -> bool:
+    """Whether a flag that is gone had no effect when the checkpoint was made."""
+    return value is None or isinstance(value, bool | int | float | str | list | tuple) and not value
 
 
 def on_own_schedule(stored: Config, network: object) -> Config:

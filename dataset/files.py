@@ -101,10 +101,13 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def _is_deep(image) -> bool:
-    """Whether a Pillow image, not yet loaded, has more than 8 bits a channel: of colours it would keep 8 silently."""
+    """Whether a Pillow image, not yet loaded, has more than 8 bits a channel: of colours it would keep 8 silently.
+
+    BGR;16 are the 16 bits of a whole pixel.
+    """
     codings = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in image.tile]
     return image.mode.startswith(("I", "F")) or any(
-        "16" in coding if isinstance(coding, str) else image.format == "PPM" and coding > 255
+        ";16" in coding and coding != "BGR;16" if isinstance(coding, str) else image.format == "PPM" and coding > 255
         for args in codings for coding in args)
 
 

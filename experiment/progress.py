@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 import distributed
 from dataset import registry
+from diffusion import SimpleObjective
 from experiment.compiling import half_of
 from models import parameter_count
 
@@ -44,11 +45,13 @@ def data_line(training: registry.Dataset, validation: registry.Dataset) -> str:
 
 def say_if_signal_remains(model: nn.Module) -> None:
     """A line where samplers begin at a level that is not yet noise, and begin with noise all the same."""
-    first = model.grid(2)[0].item() if hasattr(model, "grid") else -math.inf
-    if first > NOISE:
-        distributed.say(f"note: samples start from pure noise, and the schedule ends at log-SNR {first:.1f}, where "
-                        f"{1 / (1 + math.exp(-first)):.0%} of the variance is the image's: they will be off. Raise "
-                        f"--betaT, or --diffusion_steps, and train anew")
+    if not isinstance(getattr(model, "objective", None), SimpleObjective):
+        return  # --loss itd takes its levels from the data's spectrum
+    last = model.schedule.logsnr_range[0]
+    if last > NOISE:
+        distributed.say(f"note: samples start from pure noise, and the schedule ends at log-SNR {last:.1f}, where "
+                        f"{1 / (1 + math.exp(-last)):.0%} of the variance of images of variance 1 is their own: "
+                        f"samples will be off. Give more --diffusion_steps, or a larger --betaT (--schedule linear)")
 
 
 class Report:

@@ -96,7 +96,7 @@ def _over_rows(values: dict[str, list[Tensor]], units: list[Tensor], sizes: list
             errors[name] = stratified_se(value[order][None]).item() if per_row else average(value).se
     loss, denoising = torch.cat(values["loss"]), torch.stack([part.mean() for part in values[main]])
     if torch.allclose(loss, denoising, rtol=1e-5):  # nothing besides
-        errors["loss"] = errors[main]
+        errors |= {"loss": errors[main]} if main in errors else {}
     elif len(loss) > 1:
         errors["loss"] = math.hypot(errors[main], average(loss - denoising).se)  # what the batches' regularisers add
     return means, errors

@@ -164,7 +164,8 @@ class Bracket:
 
     bounds      every upper bound by its name; `upper_by` names the least
     chosen_on   the rows on which the mixture's size was chosen, None where none was fitted
-    few         whether so few rows were measured that it misses more often than its errors say
+    count       rows among which z_i is looked for
+    measured    rows that the upper bounds are means of, where these are fewer
     """
 
     lower: Mean
@@ -172,7 +173,7 @@ class Bracket:
     count: int
     chosen_on: str | None = None
     components: int | None = None
-    few: bool = False
+    measured: int | None = None
 
     @property
     def upper_by(self) -> str:
@@ -200,7 +201,8 @@ class Bracket:
         return {
             "lower": self.lower.mean, "lower_se": self.lower.se, "saturated": self.saturated, "log_n": self.log_n,
             "upper": self.upper.mean, "upper_se": self.upper.se, "upper_by": self.upper_by, "interval": self.ends,
-            "chosen_on": self.chosen_on, "components": self.components, "rows": self.count, "few": self.few,
+            "chosen_on": self.chosen_on, "components": self.components, "rows": self.count,
+            "measured_rows": self.measured or self.count, "few": (self.measured or self.count) < FEW,
             "upper_bounds": {name: bound._asdict() for name, bound in self.bounds.items()},
         }
 
@@ -225,7 +227,8 @@ def bracket(measured: Rows, fit: Rows | None = None, choose: Rows | None = None,
     """
     count = len(measured if tested is None else tested)
     if count < FEWEST:
-        raise CommandError(f"an interval of I(x; z) needs {FEWEST} measured rows or more, not {count}")
+        raise CommandError(f"an interval of I(x; z) needs {FEWEST} measured rows or more, not {count}: raise "
+                           "--num_images, or take a larger --split or file")
     noise = mean_zero(measured)
     included, left_out = against_others(measured, fit if tested is None else None)
     bounds = {"left-out": controlled(left_out, noise)}
@@ -239,7 +242,7 @@ def bracket(measured: Rows, fit: Rows | None = None, choose: Rows | None = None,
         fitted, components = against_fitted(measured if tested is None else tested, fit, choose, seed)
     bounds = {name: bound for name, bound in (bounds | fitted).items() if math.isfinite(bound.mean)}
     return Bracket(controlled(included, noise), bounds, len(measured), chosen_on if components else None, components,
-                   few=count < FEW)
+                   measured=count)
 
 
 def against_fitted(tested: Normals, fit: Normals, choose: Normals, seed: int) -> tuple[dict[str, Mean], int]:

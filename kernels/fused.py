@@ -134,15 +134,19 @@ class Plain:
     def __init__(self, forward=plain_forward, backward=plain_backward):
         self.forward, self.backward = forward, backward
 
-    def __deepcopy__(self, memo) -> Plain:
-        return self
-
     def serves(self, x: Tensor) -> bool:
         return x.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
+class Compiled(Plain):
+    """Of functions that cannot be pickled: copies and pickles are this process's own."""
+
+    def __reduce__(self):
+        return compiled, ()
+
+
 @functools.cache
-def compiled() -> Plain:
+def compiled() -> Compiled:
     """The same through torch.compile, once for each shape (and kept on disk by it). Raises NoCompiler."""
     from torch.utils._triton import has_triton
 
@@ -150,7 +154,7 @@ def compiled() -> Plain:
         raise NoCompiler("no Triton")
     limit = torch._dynamo.config
     limit.recompile_limit = max(256, limit.recompile_limit)  # one entry for each shape
-    return Plain(*(torch.compile(f, dynamic=False, fullgraph=True) for f in (plain_forward, plain_backward)))
+    return Compiled(*(torch.compile(f, dynamic=False, fullgraph=True) for f in (plain_forward, plain_backward)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

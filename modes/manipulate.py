@@ -56,9 +56,9 @@ def manipulate(command: Command) -> None:
         print(quality(coder, coder.decode(z, x_T), x))
         rows.append(torch.cat([x, moved]))
     pixels = [plots.to_uint8(row) for row in rows]
+    for old in (path for name in names for path in folder.glob(f"{glob.escape(name)}_*.png")):  # of other --strengths
+        old.unlink(missing_ok=True)
     for name, row in zip(names, pixels, strict=True):
-        for old in folder.glob(f"{glob.escape(name)}_[+-]*.png"):  # of other --strengths
-            old.unlink()
         for strength, image in zip(config.strengths, row[1:], strict=True):
             plots.write_png(folder / f"{name}_{strength:+g}.png", image)
     heads = ["image", *(f"{strength:+g}" if strength else "0" for strength in config.strengths)]

@@ -188,7 +188,7 @@ def _interval_cells(found: dict | None) -> list[str]:
     if found is None:
         return ["-"] * 5
     low, high = found["interval"]
-    notes = [f"{found['rows']} rows only"] if found.get("few") else []
+    notes = [f"{found['measured_rows']} rows only"] if found.get("few") else []
     notes += ["saturated"] * found["saturated"]
     note = f" ({', '.join(notes)})" if notes else ""
     return [f"{low:.2f} .. {high:.2f}{note}", f"{found['lower']:.3f} +- {found['lower_se']:.3f}",

@@ -22,7 +22,6 @@ from experiment import (
     Trained,
     assumptions_of,
     build_fresh,
-    draw_given,
     fit_gaussian,
     load_data,
     named_checkpoint,
@@ -128,7 +127,7 @@ def measure_likelihood(trained: Trained) -> None:
     plots.error_curves(shapes, path.with_name(f"{stem}_errors.{config.format}"), f"{config.dataset}: denoising error")
     if model.shape == (2,) and UNCONDITIONAL in kinds:
         plane = path.with_name(f"{stem}_density.{config.format}")
-        draw_density(model, sample, proposal, config.npoints, config.r_seed, plane)
+        draw_density(trained, sample, proposal, plane)
 
 
 def likelihoods_of(model) -> list[str]:
@@ -312,11 +311,12 @@ def error_columns(curve: Curve, names: list[str]) -> dict[str, dict]:
     return shapes
 
 
-def draw_density(model, sample: Sample, proposal: LogSNRProposal, npoints: int, seed: int, path) -> None:
+def draw_density(trained: Trained, sample: Sample, proposal: LogSNRProposal, path) -> None:
     """log p over the plane, beside held-out points and samples of the model.
 
     Points share their noise, so its error appears as a false slope, not as speckle; 8 npoints evaluations reduce it.
     """
+    model, npoints, seed = in_float32(trained.model), trained.config.npoints, trained.config.r_seed
     x = torch.cat([x for _, x in sample.batches()])[:4000]
     low, high = x.amin(0), x.amax(0)
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
@@ -328,7 +328,7 @@ def draw_density(model, sample: Sample, proposal: LogSNRProposal, npoints: int, 
                         count=len(plane))
     log_density = -continuous_nll(curve, "model").reshape(PLANE, PLANE)
     rng = Rng(seed, torch.arange(len(x), device=x.device))
-    made = generate(model, rng, draw_given(sample.dataset, rng))
+    made = generate(model, rng, trained.prior(rng))
     plots.density([axis.cpu() for axis in axes], log_density, x.cpu(), made.cpu(), path)
 
 

@@ -153,8 +153,8 @@ def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Rng], Tensor], dic
     phases      two-phase sampling, where the model is InfoDiffusion and z comes from its prior
     """
     config, settings = trained.config, sampler_settings(trained)
-    manifest = {"checkpoint_hash": trained.hash, "seed": config.r_seed, "precision": config.precision,
-                **settings}
+    manifest = {"checkpoint_hash": trained.hash, "seed": config.r_seed, "precision": config.precision, **settings,
+                **starts_of(trained)}
     latent, denoiser = None, None
     if config.is_latent:
         if config.model != "diff":
@@ -177,6 +177,14 @@ def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Rng], Tensor], dic
 
     say_if_signal_remains(trained.model)
     return draw, manifest
+
+
+def starts_of(trained: Trained) -> dict:
+    """Where samples come from, for the record: the first log-SNR, and what z is drawn from."""
+    model = trained.model
+    source = "training rows" if trained.config.has_latent and model.encoder is None else "prior"
+    first = {"first_logsnr": model.grid(2)[0].item()} if hasattr(model, "grid") else {}
+    return first | ({"z_from": source} if hasattr(model, "latent") else {})
 
 
 def numbered(trained: Trained, is_done: Callable[[int], bool] = lambda number: False):

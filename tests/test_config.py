@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import eval_disentanglement
 import train_classifier
@@ -309,8 +310,9 @@ def test_every_config_that_can_be_typed_comes_back_from_a_checkpoint(words):
 def test_a_flag_that_is_gone_is_no_fault_of_a_checkpoint_that_left_it_off():
     stored = to_dict(config())
     assert from_stored({**stored, "l1_weight": 0.0}, Path("x")) == config()
-    with pytest.raises(CommandError, match="x: its config has --l1_weight, which this version .* has not"):
-        from_stored({**stored, "l1_weight": 0.5}, Path("x"))
+    for value in (0.5, torch.zeros(2)):
+        with pytest.raises(CommandError, match="x: its config has --l1_weight, which this version .* has not"):
+            from_stored({**stored, "l1_weight": value}, Path("x"))
 
 
 def test_a_flag_younger_than_the_checkpoint_has_its_default():
@@ -368,8 +370,9 @@ def test_the_last_value_typed_counts_with_or_without_an_equals_sign():
 def test_pictures_are_not_drawn_into_a_folder_of_data(tmp_path, monkeypatch):
     """Fault: they became data, and the run could not be gone on with."""
     monkeypatch.chdir(tmp_path)
-    for words in ("--data_dir .", f"--data_dir pictures --img_folder {tmp_path}/pictures"):
-        with pytest.raises(CommandError, match="--img_folder .* lies in --data_dir"):
+    inside = f"--data_dir pictures --img_folder {tmp_path}/pictures"
+    for words in ("--data_dir .", "--data_dir . --img_folder /a", inside):
+        with pytest.raises(CommandError, match="--(img|result)_folder .* lies in --data_dir"):
             command(f"--dataset folder {words}")
     command("--dataset folder --data_dir pictures")
     command("--dataset digits --data_dir .")

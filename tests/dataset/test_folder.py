@@ -164,7 +164,14 @@ def test_odd_images_grey_transparent_oblong_or_deep(tmp_path):
     for name in ("deep.png", "colours.png", "colours.ppm"):  # Pillow would keep the high bytes of colours, silently
         with pytest.raises(CommandError, match=f"{name} has more than 8 bits"):
             files.read_image(tmp_path / name)
-    assert files.read_image(tmp_path / "few.ppm").shape == (3, 2, 2)
+    (tmp_path / "whole.bmp").write_bytes(bmp_of_16_bits_a_pixel())
+    assert files.read_image(tmp_path / "few.ppm").shape == files.read_image(tmp_path / "whole.bmp").shape == (3, 2, 2)
+
+
+def bmp_of_16_bits_a_pixel() -> bytes:
+    """Two by two black pixels of 5, 6 and 5 bits."""
+    about = struct.pack("<IiiHHIIiiII", 40, 2, 2, 1, 16, 3, 8, 0, 0, 0, 0) + struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    return b"BM" + struct.pack("<IHHI", 14 + len(about) + 8, 0, 0, 14 + len(about)) + about + bytes(8)
 
 
 def deep_png() -> bytes:

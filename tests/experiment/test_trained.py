@@ -211,6 +211,8 @@ def test_the_error_of_a_sum_has_that_of_its_parts():
     loss = [rows.mean()[None] + one for rows, one in zip(denoise, mmd, strict=True)]
     _, errors = _over_rows({"loss": loss, "denoise": denoise, "mmd": mmd}, [torch.rand(8)] * 3, [8] * 3)
     assert errors["loss"] == pytest.approx(np.hypot(errors["denoise"], errors["mmd"]))
+    one = [torch.ones(1).double()]
+    assert _over_rows({"loss": one, "denoise": one}, [torch.rand(1)], [1]) == ({"loss": 1.0, "denoise": 1.0}, {})
 
 
 def test_what_has_no_likelihood_says_so(place, model):

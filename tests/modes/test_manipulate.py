@@ -1,5 +1,6 @@
 """The mode manipulate: names of labels, the direction, the files."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,10 +52,12 @@ def test_the_image_moves_along_the_direction_and_stays_at_0(in_tmp, monkeypatch,
     decode = module.decode_all
     monkeypatch.setattr(module, "decode_all", lambda coder, z, x_T, size: seen.append((z, x_T)) or decode(
         coder, z, x_T, size))
+    folder = Path("imgs", path.parent.relative_to("models"), "manipulate-5-7-3")
+    folder.mkdir(parents=True)
+    (folder / "7_+0.3.png").touch()  # of other strengths
     words = WORDS.format(model).replace(" --sample_steps 3", "" if model == "vae" else " --sample_steps 3").split()
     assert main([*SMALL.split(), *words, "--img_id", "5", "7", "--strengths", "-0.5", "0", "1"]) == 0
     assert "AUROC of z" in capsys.readouterr().out
-    folder = next(in_tmp.glob("imgs/**/manipulate-5-7-3"))
     assert {file.name for file in folder.iterdir()} == {"all.png", *(
         f"{name}_{s}.png" for name in "57" for s in ("-0.5", "+0", "+1"))}
 

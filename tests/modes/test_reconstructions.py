@@ -1,5 +1,7 @@
 """The pictures of z and x_T: what is set to what, which files, and in which format."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
@@ -10,7 +12,7 @@ import plots
 from experiment import load
 from modes import reconstructions
 from run import main
-from utils import CommandError
+from utils import CommandError, locked
 
 MODEL = f"{tiny.SMALL} --dataset digits"
 
@@ -52,6 +54,14 @@ def test_there_is_nothing_to_reconstruct_where_z_comes_with_the_data(in_tmp, cap
     assert "--z_from class: z comes with the data" in capsys.readouterr().err
     with pytest.raises(CommandError, match="comes with the data"):
         load(path, "cpu").reconstruct(np.zeros((8, 8), np.uint8))
+
+
+def test_two_measurements_at_once_are_not_mixed(in_tmp, capsys):
+    path = tiny.checkpoint("--dataset digits")
+    folder = Path("imgs", path.parent.name, "latent_quality")
+    with locked(folder):
+        assert main(f"{MODEL} --mode latent_quality".split()) == 2
+    assert f"{folder} is in use by another run" in capsys.readouterr().err.replace(f"{Path.cwd()}/", "")
 
 
 def test_a_labelled_sheet_cuts_no_title_and_leaves_no_half_file(tmp_path, full_pictures):
