@@ -26,6 +26,7 @@ from dataset import registry
 from metrics import extractors, fid
 from utils import CommandError, check_writable, exit_status, markdown_table, versions, write_json
 
+PROG = "python -m scripts.features_table"
 SCORES = ("fid", "kid", "precision", "recall", "density", "coverage")
 STRENGTHS = {"blurred": (1.0, 2.0), "noised": (8, 24), "one-sided": (0.5, 1.0)}
 MEANING = {
@@ -128,7 +129,7 @@ def table(name: str, rows: list[dict]) -> str:
 
 
 def _run(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="features_table", description=__doc__,
+    parser = argparse.ArgumentParser(prog=PROG, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("datasets", nargs="+", metavar="DATASET")
     parser.add_argument("--images", type=integer(20), default=1000, help="images a set (default: %(default)s)")
@@ -151,7 +152,7 @@ def _run(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program. Returns the exit status: 0, or 2 after one line on stderr."""
-    return exit_status("features_table", _run, argv)
+    return exit_status(PROG, _run, argv)
 
 
 if __name__ == "__main__":

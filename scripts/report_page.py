@@ -173,7 +173,8 @@ def chart(title: str, series: Sequence[Series], xlabel: str, ylabel: str = "") -
     ends = min(min(s.x) for s in series), max(max(s.x) for s in series)
     whole = all(isinstance(x, int) for s in series for x in s.x)
     across = scale(*ends, False, LEFT, WIDTH - RIGHT, margin=0, whole=whole)
-    up = scale(y.min(), y.max(), log, HEIGHT - BOTTOM, TOP + 4)
+    band = np.concatenate([np.zeros(len(s.x)) if s.se is None else 2 * s.se for s in series])
+    up = scale(y.min() if log else (y - band).min(), (y + band).max(), log, HEIGHT - BOTTOM, TOP + 4)
     parts = [f'<text class="title" x="0" y="13">{escape(title)}</text>',
              f'<text x="{(LEFT + WIDTH) / 2:.0f}" y="{HEIGHT - 4}" text-anchor="middle">{escape(xlabel)}</text>']
     if ylabel:

@@ -162,6 +162,14 @@ def test_charts_leave_out_what_is_no_number_and_mark_round_values():
         assert report_page.scale(*ends, False, 0, 100, 0, whole=True).ticks == list(range(ends[0], ends[1] + 1))
 
 
+def test_a_chart_has_room_for_its_bands():
+    svg = report_page.chart("loss", [report_page.Series("a", [1, 2], [1.0, 1.1], se=[3.0, 0.1])], "epoch")
+    (band,) = re.findall(r'<polygon points="([^"]+)"', svg)
+    heights = [float(point.split(",")[1]) for point in band.split()]
+    assert len(set(heights)) == 4
+    assert min(heights) >= report_page.TOP and max(heights) <= report_page.HEIGHT - report_page.BOTTOM
+
+
 def test_the_headline_is_of_this_checkpoint_alone(in_tmp):
     """Fault: numbers of another checkpoint stood in the headline, and a loss in nats was called a noise error."""
     name = made(classification={"inputs": {"z": {"measure": "accuracy", "classifier": "logistic", "mean": 0.75}}},
