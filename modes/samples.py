@@ -24,6 +24,7 @@ import distributed
 import plots
 from config import SPACINGS, Command
 from dataset import registry
+from diffusion import FIRST, SimpleObjective
 from experiment import (
     Trained,
     batches_of,
@@ -180,11 +181,14 @@ def drawer(trained: Trained, phases: bool) -> tuple[Callable[[Rng], Tensor], dic
 
 
 def starts_of(trained: Trained) -> dict:
-    """Where samples come from, for the record: the first log-SNR, and what z is drawn from."""
-    model = trained.model
-    source = "training rows" if trained.config.has_latent and model.encoder is None else "prior"
-    first = {"first_logsnr": model.grid(2)[0].item()} if hasattr(model, "grid") else {}
-    return first | ({"z_from": source} if hasattr(model, "latent") else {})
+    """Where samples start where that is not the schedule's last level, and z from the prior: records from before tell
+    these apart."""
+    model, found = trained.model, {}
+    if isinstance(getattr(model, "objective", None), SimpleObjective) and model.schedule.logsnr_range[0] < FIRST:
+        found["first_logsnr"] = FIRST
+    if trained.config.has_latent and model.encoder is None:
+        found["z_from"] = "training rows"
+    return found
 
 
 def numbered(trained: Trained, is_done: Callable[[int], bool] = lambda number: False):

@@ -7,6 +7,8 @@ import pytest
 import tiny
 
 import run
+from experiment import load
+from modes.samples import starts_of
 from utils import file_hash, read_json
 
 FLAGS = ("--mode eval --model vanilla --dataset moons --unets_channels 4 --diffusion_steps 4 --device cpu "
@@ -48,3 +50,13 @@ def test_a_grid_of_another_checkpoint_is_fitted_again(path, capsys):
     grids.write_text("{}")  # and where the file says nothing
     assert run.main([*WORDS, "--r_seed", "1"]) == 0
     assert len(read_json(grids)["grids"]) == 1
+
+
+@pytest.mark.parametrize("words, said", [
+    ("--model vanilla --dataset moons", {}), ("--dataset digits", {}),
+    ("--model vanilla --dataset moons --schedule cosine --diffusion_steps 100", {"first_logsnr": -10.2}),
+    ("--dataset digits --z_from class --a_dim 10", {"z_from": "training rows"}),
+])
+def test_a_record_tells_samples_from_those_of_before(in_tmp, words, said):
+    """Models that start where the schedule ends draw what they drew: their folders and grids stay."""
+    assert starts_of(load(tiny.checkpoint(words), "cpu")) == said
