@@ -64,17 +64,13 @@ def _default_text(item, readers: tuple[str, ...]) -> str:
     return str(item.default) or "none"
 
 
-def help_of(item, readers: tuple[str, ...]) -> str:
-    return f"{words_for(item.metadata['help'], *readers)} (default: {_default_text(item, readers)})"
-
-
 _ALSO = {"epochs": ["-e"], "save_epochs": ["--save_epoch"]}  # published spellings beside a flag's own
 
 
 def _add_flag(parser, item, readers: tuple[str, ...], shown: bool) -> None:
     """A flag as its readers' help has it: a mode or program, and its groups of flags; () for all."""
     options = dict(item.metadata["options"])
-    text = help_of(item, readers if shown else ()).replace("%", "%%")
+    text = f"{words_for(item.metadata['help'], *readers)} (default: {_default_text(item, readers)})".replace("%", "%%")
     if item.default is True or is_switch(item):
         options["action"] = argparse.BooleanOptionalAction
     elif isinstance(item.default, bool):
@@ -108,7 +104,7 @@ def build_parser(prog: str, mode: str | None = None, row: Mode | None = None) ->
                                               if short else None)
         for name in names_of(kind):
             shown = row is None or (reads(row, mode or prog, name) and (name in _FINDING or not short))
-            _add_flag(group, FIELDS[name], readers, shown)
+            _add_flag(group, FIELDS[name], readers if shown else (), shown)
     return parser
 
 

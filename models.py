@@ -289,7 +289,7 @@ SCHEDULE = frozenset(("schedule", "beta1", "betaT", "diffusion_steps"))  # the f
 
 
 def build_pretrained(config: Config, shape: tuple[int, ...], gaussian: Gaussian, description: dict | None,
-          by_hand: frozenset[str]) -> Diffusion:
+                     by_hand: frozenset[str]) -> Diffusion:
     """Plain diffusion around a pretrained network, on that network's own schedule, or the one typed by hand."""
     if description is not None:
         network = pretrained.build(description)

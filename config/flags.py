@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
-from config.modes import MODELS, PROGRAM, SAMPLERS, SPACINGS, Mode, Sampler
+from config.modes import MODELS, MODES, SAMPLERS, SPACINGS, Mode, Sampler
 from config.types import integer, number, place
 
 
@@ -264,7 +264,8 @@ class Config:
     result_folder: str = flag("./results", "root of the measured numbers", type=place)
     num_workers: int = flag(2, "worker processes for sets that do not fit in memory", type=integer(0, 256))
     device: str | None = flag(None, "cpu, cuda, cuda:1 ...", unset="cuda where there is one, else cpu")
-    dry_run: bool = flag(False, "print the resolved config, the parameters and the output folders, and stop")
+    dry_run: bool = flag(False, "print the resolved config, the parameters and the output folders, and stop",
+                         modes=tuple(MODES))
 
     @property
     def experiment(self) -> str:
@@ -366,7 +367,5 @@ def is_switch(item) -> bool:
 
 def reads(row: Mode, name: str, flag_name: str) -> bool:
     """Whether the mode of that name and row reads a flag."""
-    if flag_name == "dry_run" and row is PROGRAM:
-        return False  # programs have none
     modes = FIELDS[flag_name].metadata["modes"]
     return modes is None or name in modes or any(group in modes for group in row.uses)

@@ -14,11 +14,7 @@ from experiment.compiling import compile_networks
 from models import build_model
 from pretrained import denoiser
 from rng import Rng
-from utils import (
-    CommandError,
-    first_line,
-    progress_bar,
-)
+from utils import CommandError, first_line, progress_bar
 
 GAUSSIAN_ROWS = 20_000  # rendered or streamed images that the data's first two moments are taken from
 
@@ -66,7 +62,7 @@ def fit_gaussian(dataset: registry.Dataset, workers: int) -> Gaussian:
     step = None if dataset.levels is None else 2 / (dataset.levels - 1)
     rows = range(min(len(dataset), GAUSSIAN_ROWS)) if dataset.images is None else range(len(dataset))
     batches = progress_bar(batches_of(dataset, 1000, "cpu", rows, workers), "mean and covariance of the data",
-                   -(-len(rows) // 1000), delay=2, disable=not distributed.is_main())
+                           -(-len(rows) // 1000), delay=2, disable=not distributed.is_main())
     return Gaussian.fit((x for _, x in batches), step)
 
 

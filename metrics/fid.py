@@ -187,7 +187,7 @@ def measure(images: Images, extractor: Extractor, batch_size: int = 64, nearest:
     blocks = [Moments(extractor.dims) for _ in range(block_count)]
     rows, places = [np.empty((0, extractor.dims), np.float32)], [np.empty(0, np.int64)]
     progress = progress_bar(total=images.count, desc=f"features of {images.source}", unit="image",
-                    disable=None if distributed.is_main() else True)
+                            disable=None if distributed.is_main() else True)
     for numbers, pixels in _batches(images, batch_size):
         features = extractor(pixels)  # [B, dims]
         if not np.isfinite(features).all():
