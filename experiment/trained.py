@@ -79,10 +79,15 @@ class Trained:
     def _train(self) -> registry.Dataset:
         return self.load_data("train")
 
+    @property
+    def has_given_z(self) -> bool:
+        """Whether z comes with the data, and no encoder makes it."""
+        return self.config.has_latent and self.model.encoder is None
+
     def prior(self, rng: Rng) -> Tensor | None:
         """z of numbered samples, [B, a_dim]: from the model's prior, or of training rows drawn at random where z comes
         with the data; None for plain diffusion."""
-        if self.config.has_latent and self.model.encoder is None:
+        if self.has_given_z:
             return draw_given(self._train, rng)
         return prior_of(self.model, rng)
 

@@ -38,7 +38,7 @@ def posterior_of_split(trained: Trained, dataset: registry.Dataset, count: int |
 
 def refuse_given(trained: Trained) -> None:
     """Raise CommandError for a model whose z comes with the data."""
-    if trained.model.encoder is None:
+    if trained.has_given_z:
         config = trained.config
         source = f"--z_from {' '.join(config.z_from)}" if config.z_from else f"--dataset {config.dataset}"
         raise CommandError(f"{source}: z comes with the data, and there is no encoder to ask")

@@ -48,8 +48,7 @@ def latent_quality(command: Command) -> None:
     """
     trained = open_trained(command)
     config, coder = trained.config, trained.autoencoder()
-    if coder.has_z:
-        refuse_given(trained)
+    refuse_given(trained)
     for root in ("imgs", "models"):
         check_writable(config_module.folder(config, root))
     result, folder = trained.results("latent_quality.json"), config_module.folder(config, "imgs") / "latent_quality"

@@ -186,7 +186,7 @@ def starts_of(trained: Trained) -> dict:
     model, found = trained.model, {}
     if isinstance(getattr(model, "objective", None), SimpleObjective) and model.schedule.logsnr_range[0] < FIRST:
         found["first_logsnr"] = FIRST
-    if trained.config.has_latent and model.encoder is None:
+    if trained.has_given_z:
         found["z_from"] = "training rows"
     return found
 
